@@ -1,0 +1,593 @@
+"""
+The table: every metric and every total, once.
+
+Instruments, snapshots, the table in the README - and rules, panels and alerts - are derived from these entries. A
+new metric is a function in `statistics/`, an entry here, and an oracle in the tests.
+
+A function says by its argument names what it needs: additive statistics such as ``tp`` or ``squared`` (whole
+arrays, groups first), or rows (``y_true`` with ``y_pred`` or ``y_score``), in which case it is called once a group.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from otel_model_metrics.statistics import binary, classification, intervals, multiclass, ranking, regression
+
+Task = Literal["binary", "multiclass", "regression", "ranking"]
+TASKS: tuple[Task, ...] = ("binary", "multiclass", "regression", "ranking")
+
+NAMESPACE = "ml.model."
+MODEL_NAME = "ml.model.name"
+MODEL_VERSION = "ml.model.version"
+SEGMENT_NAME = "ml.segment.name"
+SEGMENT_VALUE = "ml.segment.value"
+METRIC = "ml.metric"
+AVERAGE = "ml.average"
+CLASS = "ml.class"
+K = "ml.k"
+ACTUAL = "ml.class.actual"
+PREDICTED = "ml.class.predicted"
+OUTCOME = "ml.outcome"
+DIRECTION = "ml.error.direction"
+REJECT_REASON = "ml.reject.reason"
+LABEL_OUTCOME = "ml.label.outcome"
+
+Array = NDArray[Any]
+Sums = dict[str, Array]
+Function = Callable[..., Any]
+# How the last axis of a function's result is told apart: one value for each class, or for each cut-off k.
+By = Literal["class", "k"]
+
+_ROW_ARGUMENTS = {"y_true", "y_pred", "y_score"}
+
+
+@dataclass(frozen=True)
+class MetricDefinition:
+    """
+    One metric.
+
+    Attributes:
+        name: Exported as ``ml.model.<name>``.
+        unit: OpenTelemetry unit. Never ``1``, whose Prometheus name differs by path.
+        description: One sentence.
+        better: ``higher``, ``lower``, or ``zero`` for a bias; empty for what only explains.
+        functions: For each task the function that computes it.
+        interval: The function that computes its 95 % bounds, or None.
+        by: For a task whose function gives several values: what tells them apart.
+        in_segments: Whether segments export it by default.
+        always: Exported whatever `metrics=` says.
+    """
+
+    name: str
+    unit: str
+    description: str
+    better: Literal["higher", "lower", "zero", ""]
+    functions: Mapping[Task, Function]
+    interval: Function | None = None
+    by: Mapping[Task, By] = field(default_factory=dict)
+    in_segments: bool = False
+    always: bool = False
+
+    @cached_property
+    def instrument(self) -> str:
+        """Name of the OpenTelemetry gauge."""
+        return NAMESPACE + self.name
+
+    def needs_rows(self, task: Task) -> bool:
+        """Whether the metric needs the rows themselves, and so is no function of totals."""
+        return bool(_ROW_ARGUMENTS & set(_arguments(self.functions[task])))
+
+    def values(self, task: Task, sums: Sums, rows: Callable[[int], Sums], groups: int) -> Array:
+        """
+        The metric of the first `groups` groups.
+
+        Args:
+            task: The monitor's task.
+            sums: Additive statistics by name, groups first.
+            rows: Gives the rows of a group by argument name.
+            groups: How many groups are wanted.
+
+        Returns:
+            Shape ``(groups,)`` or, where the metric is told apart by class or k, ``(groups, m)``; float64, ``nan``
+            where undefined.
+        """
+        function = self.functions[task]
+        if not self.needs_rows(task):
+            return np.asarray(function(**self._select(function, task, sums)), np.float64)[:groups]
+        wanted = _arguments(function)
+        return np.array(
+            [function(**{name: rows(group)[name] for name in wanted}) for group in range(groups)], np.float64
+        )
+
+    def bounds(self, task: Task, sums: Sums) -> tuple[Array, Array]:
+        """Lower and upper bound of the overall value, each of shape ``(1,)`` or ``(1, m)``."""
+        assert self.interval is not None
+        overall = {name: values[:1] for name, values in self._select(self.interval, task, sums).items()}
+        lower, upper = self.interval(**overall)
+        return lower, upper
+
+    def _select(self, function: Function, task: Task, sums: Sums) -> Sums:
+        wanted = {name: sums[name] for name in _arguments(function)}
+        if task in self.by:  # one n for each group goes with m values for each group
+            wanted = {name: values[:, np.newaxis] if values.ndim == 1 else values for name, values in wanted.items()}
+        return wanted
+
+
+def _arguments(function: Function) -> tuple[str, ...]:
+    known = _ARGUMENTS.get(function)
+    if known is None:
+        known = _ARGUMENTS[function] = tuple(inspect.signature(function).parameters)
+    return known
+
+
+_ARGUMENTS: dict[Function, tuple[str, ...]] = {}
+
+
+def _window_rows(n: Array) -> Array:
+    return n
+
+
+def _window_age(age: Array) -> Array:
+    return age
+
+
+_CLASSIFICATION: tuple[Task, Task] = ("binary", "multiclass")
+
+
+def _both(function: Function) -> dict[Task, Function]:
+    return dict.fromkeys(_CLASSIFICATION, function)
+
+
+def _all(function: Function) -> dict[Task, Function]:
+    return dict.fromkeys(TASKS, function)
+
+
+METRICS: tuple[MetricDefinition, ...] = (
+    MetricDefinition(
+        "window.rows", "{row}", "Labelled rows in the window.", "", _all(_window_rows), in_segments=True, always=True
+    ),
+    MetricDefinition(
+        "window.age",
+        "s",
+        "Age of the oldest row in the window; 0 when it is empty.",
+        "",
+        _all(_window_age),
+        always=True,
+    ),
+    # Classification
+    MetricDefinition(
+        "accuracy",
+        "{ratio}",
+        "Share of predictions that equal their label.",
+        "higher",
+        _both(classification.accuracy),
+        interval=classification.accuracy_interval,
+        in_segments=True,
+    ),
+    MetricDefinition(
+        "precision",
+        "{ratio}",
+        "Share of predictions of a class that are right.",
+        "higher",
+        _both(classification.precision),
+        interval=classification.precision_interval,
+        by={"multiclass": "class"},
+        in_segments=True,
+    ),
+    MetricDefinition(
+        "recall",
+        "{ratio}",
+        "Share of labels of a class that were predicted.",
+        "higher",
+        _both(classification.recall),
+        interval=classification.recall_interval,
+        by={"multiclass": "class"},
+        in_segments=True,
+    ),
+    MetricDefinition(
+        "specificity",
+        "{ratio}",
+        "Share of negative labels that were predicted negative.",
+        "higher",
+        {"binary": classification.specificity},
+    ),
+    MetricDefinition(
+        "f1",
+        "{ratio}",
+        "Harmonic mean of precision and recall.",
+        "higher",
+        _both(classification.f1),
+        interval=intervals.f1_interval,
+        by={"multiclass": "class"},
+        in_segments=True,
+    ),
+    MetricDefinition(
+        "balanced_accuracy",
+        "{ratio}",
+        "Mean recall over the classes that have labels.",
+        "higher",
+        {"binary": classification.balanced_accuracy, "multiclass": classification.balanced_accuracy_of_classes},
+    ),
+    MetricDefinition(
+        "mcc",
+        "{score}",
+        "Matthews correlation coefficient of predictions and labels; 0 is chance.",
+        "higher",
+        {"binary": classification.mcc, "multiclass": classification.mcc_of_classes},
+    ),
+    MetricDefinition(
+        "roc_auc",
+        "{score}",
+        "Probability that a positive row scores higher than a negative one.",
+        "higher",
+        {"binary": binary.roc_auc},
+    ),
+    MetricDefinition(
+        "average_precision",
+        "{score}",
+        "Precision averaged over the recall gained at each threshold.",
+        "higher",
+        {"binary": binary.average_precision},
+    ),
+    MetricDefinition(
+        "log_loss",
+        "{score}",
+        "Mean negative logarithm of the probability given to the label.",
+        "lower",
+        {"binary": binary.log_loss, "multiclass": multiclass.log_loss},
+    ),
+    MetricDefinition(
+        "brier_score",
+        "{score}",
+        "Mean squared distance between predicted probability and outcome.",
+        "lower",
+        {"binary": binary.brier_score},
+    ),
+    MetricDefinition(
+        "calibration_error",
+        "{score}",
+        "Distance between predicted probability and observed frequency, over ten bins.",
+        "lower",
+        {"binary": binary.calibration_error},
+    ),
+    MetricDefinition(
+        "top_k_accuracy",
+        "{ratio}",
+        "Share of rows whose label is among the k highest scores.",
+        "higher",
+        {"multiclass": multiclass.top_k_accuracy},
+        by={"multiclass": "k"},
+    ),
+    # Regression
+    MetricDefinition(
+        "mae",
+        "{target}",
+        "Mean absolute error.",
+        "lower",
+        {"regression": regression.mae},
+        interval=regression.mae_interval,
+        in_segments=True,
+    ),
+    MetricDefinition("mse", "{target^2}", "Mean squared error.", "lower", {"regression": regression.mse}),
+    MetricDefinition(
+        "rmse",
+        "{target}",
+        "Root of the mean squared error.",
+        "lower",
+        {"regression": regression.rmse},
+        interval=intervals.rmse_interval,
+        in_segments=True,
+    ),
+    MetricDefinition(
+        "mean_error",
+        "{target}",
+        "Mean of prediction minus label, the bias.",
+        "zero",
+        {"regression": regression.mean_error},
+        in_segments=True,
+    ),
+    MetricDefinition(
+        "mape",
+        "{ratio}",
+        "Mean absolute error relative to the label; labels of 0 are left out.",
+        "lower",
+        {"regression": regression.mape},
+    ),
+    MetricDefinition(
+        "r2", "{score}", "Share of the labels' variance that is explained.", "higher", {"regression": regression.r2}
+    ),
+    MetricDefinition(
+        "median_absolute_error",
+        "{target}",
+        "Median of the absolute errors.",
+        "lower",
+        {"regression": regression.median_absolute_error},
+    ),
+    MetricDefinition("max_error", "{target}", "Largest absolute error.", "lower", {"regression": regression.max_error}),
+    # Ranking
+    MetricDefinition(
+        "mrr",
+        "{score}",
+        "Mean of 1 / rank of the first relevant item.",
+        "higher",
+        {"ranking": ranking.mrr},
+        interval=ranking.mrr_interval,
+        in_segments=True,
+    ),
+    MetricDefinition(
+        "precision_at_k",
+        "{ratio}",
+        "Mean share of the first k places that hold a relevant item.",
+        "higher",
+        {"ranking": ranking.precision_at_k},
+        by={"ranking": "k"},
+    ),
+    MetricDefinition(
+        "recall_at_k",
+        "{ratio}",
+        "Mean share of the relevant items that are among the first k.",
+        "higher",
+        {"ranking": ranking.recall_at_k},
+        by={"ranking": "k"},
+    ),
+    MetricDefinition(
+        "ndcg_at_k",
+        "{score}",
+        "Mean discounted gain of the first k items, relative to the best order.",
+        "higher",
+        {"ranking": ranking.ndcg_at_k},
+        by={"ranking": "k"},
+        in_segments=True,
+    ),
+    MetricDefinition(
+        "map_at_k",
+        "{score}",
+        "Mean average precision of the first k items.",
+        "higher",
+        {"ranking": ranking.map_at_k},
+        by={"ranking": "k"},
+    ),
+    MetricDefinition(
+        "hit_rate_at_k",
+        "{ratio}",
+        "Share of rankings with a relevant item among the first k.",
+        "higher",
+        {"ranking": ranking.hit_rate_at_k},
+        interval=ranking.hit_rate_interval,
+        by={"ranking": "k"},
+    ),
+)
+
+BY_NAME: dict[str, MetricDefinition] = {definition.name: definition for definition in METRICS}
+
+OBJECTIVE = "objective"
+OBJECTIVE_UNIT = ""  # that of the metric it belongs to
+OBJECTIVE_DESCRIPTION = "The level a metric should hold, as set in code."
+
+# What the two averages over classes are called, and how they are computed.
+AVERAGES: dict[str, Function] = {
+    "macro": classification.macro_average,
+    "weighted": classification.weighted_average,
+}
+
+
+def statistics_of(task: Task, sums: Sums) -> Sums:
+    """The additive statistics under the names that metric functions ask for."""
+    if task == "binary":
+        return {**sums, **classification.two_class_counts(sums["matrix"])}
+    if task == "multiclass":
+        return {**sums, **classification.class_counts(sums["matrix"])}
+    return sums
+
+
+def rows_of(task: Task, columns: Mapping[str, Array]) -> tuple[Sums, Array | None]:
+    """
+    The rows under the names that metric functions ask for, and which rows those are (None for all).
+
+    Rows without a score take no part in metrics that need one.
+    """
+    if task == "binary":
+        return binary.rows(columns["cell"], columns["score"])
+    if task == "regression":
+        return {"y_true": columns["label"], "y_pred": columns["predicted"]}, None
+    return {}, None
+
+
+def metrics_of(task: Task) -> tuple[MetricDefinition, ...]:
+    """All metrics of a task, in the order of the table."""
+    return tuple(definition for definition in METRICS if task in definition.functions)
+
+
+@dataclass(frozen=True)
+class Naming:
+    """The words a monitor's exported attributes need: its classes and its cut-offs."""
+
+    classes: tuple[str, ...] = ()
+    ks: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class TotalDefinition:
+    """
+    One total.
+
+    Attributes:
+        name: Exported as the counter ``ml.model.<name>``.
+        unit: OpenTelemetry unit.
+        description: One sentence.
+        tasks: The tasks that have it.
+        values: From the totals to one number for each group and cell, shape ``(G, m)``.
+        cells: Extra attributes of each of the m cells, from the monitor's words and m.
+        sparse: Whether a cell is exported only once it is above 0 (there may be very many).
+    """
+
+    name: str
+    unit: str
+    description: str
+    tasks: tuple[Task, ...]
+    values: Callable[[Sums], Array]
+    cells: Callable[[Naming, int], list[dict[str, str]]]
+    sparse: bool = False
+
+    @cached_property
+    def instrument(self) -> str:
+        """Name of the OpenTelemetry counter."""
+        return NAMESPACE + self.name
+
+
+def _one_cell(naming: Naming, count: int) -> list[dict[str, str]]:
+    return [{}]
+
+
+def _class_cells(naming: Naming, count: int) -> list[dict[str, str]]:
+    return [{PREDICTED: name} for name in naming.classes[:count]]
+
+
+def _outcome_cells(naming: Naming, count: int) -> list[dict[str, str]]:
+    classes = naming.classes[: math.isqrt(count)]  # totals may not have met the newest class yet
+    return [
+        {ACTUAL: actual, PREDICTED: predicted, OUTCOME: "correct" if actual == predicted else "wrong"}
+        for actual in classes
+        for predicted in classes
+    ]
+
+
+def _direction_cells(naming: Naming, count: int) -> list[dict[str, str]]:
+    return [{DIRECTION: "over"}, {DIRECTION: "under"}]
+
+
+def _k_cells(naming: Naming, count: int) -> list[dict[str, str]]:
+    return [{K: str(k)} for k in naming.ks]
+
+
+def _predictions_of_classes(totals: Sums) -> Array:
+    labelled = totals["matrix"].sum(axis=1)
+    return _sum_of(labelled, totals["unlabelled"])
+
+
+def _predictions(totals: Sums) -> Array:
+    return _sum_of(totals["n"][:, np.newaxis], totals["unlabelled"])
+
+
+def _sum_of(one: Array, other: Array) -> Array:
+    """Sum of two totals of which one may not have met all groups or classes yet."""
+    result = np.zeros(tuple(max(sizes) for sizes in zip(one.shape, other.shape, strict=True)), one.dtype)
+    for part in (one, other):
+        result[tuple(slice(size) for size in part.shape)] += part
+    return result
+
+
+def _named(name: str) -> Callable[[Sums], Array]:
+    def values(totals: Sums) -> Array:
+        total = totals[name]
+        return total[:, np.newaxis] if total.ndim == 1 else total.reshape(len(total), -1)
+
+    return values
+
+
+def _directions(totals: Sums) -> Array:
+    return np.stack([totals["over"], totals["under"]], axis=1)
+
+
+_PREDICTIONS = "Predictions seen, with or without a label."
+_OUTCOMES = "Labelled predictions."
+
+TOTALS: tuple[TotalDefinition, ...] = (
+    TotalDefinition("predictions", "{prediction}", _PREDICTIONS, ("binary",), _predictions_of_classes, _class_cells),
+    TotalDefinition(
+        "predictions", "{prediction}", _PREDICTIONS, ("multiclass",), _predictions_of_classes, _class_cells, sparse=True
+    ),
+    TotalDefinition("predictions", "{prediction}", _PREDICTIONS, ("regression", "ranking"), _predictions, _one_cell),
+    TotalDefinition("outcomes", "{prediction}", _OUTCOMES, ("binary",), _named("matrix"), _outcome_cells),
+    TotalDefinition(
+        "outcomes", "{prediction}", _OUTCOMES, ("multiclass",), _named("matrix"), _outcome_cells, sparse=True
+    ),
+    TotalDefinition("outcomes", "{prediction}", _OUTCOMES, ("regression", "ranking"), _named("n"), _one_cell),
+    TotalDefinition(
+        "error.absolute",
+        "{target}",
+        "Sum of absolute errors, of predictions over and under their label.",
+        ("regression",),
+        _directions,
+        _direction_cells,
+    ),
+    TotalDefinition(
+        "error.squared", "{target^2}", "Sum of squared errors.", ("regression",), _named("squared"), _one_cell
+    ),
+    TotalDefinition(
+        "rank.reciprocal",
+        "{score}",
+        "Sum of 1 / rank of the first relevant item.",
+        ("ranking",),
+        _named("reciprocal"),
+        _one_cell,
+    ),
+    TotalDefinition("rank.precision", "{ratio}", "Sum of precision at k.", ("ranking",), _named("precision"), _k_cells),
+    TotalDefinition("rank.recall", "{ratio}", "Sum of recall at k.", ("ranking",), _named("recall"), _k_cells),
+    TotalDefinition(
+        "rank.ndcg", "{score}", "Sum of normalised discounted gain at k.", ("ranking",), _named("ndcg"), _k_cells
+    ),
+    TotalDefinition(
+        "rank.average_precision",
+        "{score}",
+        "Sum of average precision at k.",
+        ("ranking",),
+        _named("average_precision"),
+        _k_cells,
+    ),
+    TotalDefinition(
+        "rank.hits",
+        "{ratio}",
+        "Rankings with a relevant item among the first k.",
+        ("ranking",),
+        _named("hits"),
+        _k_cells,
+    ),
+)
+
+
+@dataclass(frozen=True)
+class CountDefinition:
+    """A total that counts what became of rows, whatever the task, and is not split by segment."""
+
+    name: str
+    unit: str
+    description: str
+    attribute: str
+
+    @cached_property
+    def instrument(self) -> str:
+        """Name of the OpenTelemetry counter."""
+        return NAMESPACE + self.name
+
+
+LABELS = CountDefinition("labels", "{label}", "Labels received, by what became of them.", LABEL_OUTCOME)
+REJECTED = CountDefinition("rejected", "{row}", "Rows not used, by reason.", REJECT_REASON)
+OVERFLOWED = CountDefinition("segments.overflowed", "{row}", "Rows counted under __other__.", SEGMENT_NAME)
+COUNTS = (LABELS, REJECTED, OVERFLOWED)
+
+
+def totals_of(task: Task) -> tuple[TotalDefinition, ...]:
+    """All totals of a task that are split by segment."""
+    return tuple(definition for definition in TOTALS if task in definition.tasks)
+
+
+def overflowed(
+    totals: Sums, segments: Sequence[tuple[str, str] | None], names: Iterable[str], task: Task, other: str
+) -> dict[str, int]:
+    """Rows counted under ``__other__``, for each segment name."""
+    counts = dict.fromkeys(names, 0)
+    per_group = next(iter(totals_of(task))).values(totals).sum(axis=1)
+    for group, segment in enumerate(segments[: len(per_group)]):
+        if segment is not None and segment[1] == other:
+            counts[segment[0]] = int(per_group[group])
+    return counts

@@ -1,0 +1,393 @@
+"""
+One monitor's memory: rows are staged without a lock, drained into columns, kept in the ring and added to the totals.
+
+The lock is held to encode and to copy, never to compute a statistic of the window, so a caller of `record` waits
+for neither an export nor another caller.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from otel_model_metrics import encoding
+from otel_model_metrics.columns import RawColumn, read_column, to_times
+from otel_model_metrics.encoding import Encoder, Refusals
+from otel_model_metrics.segments import UNUSABLE_SET, SegmentTable, SetCodes, key_of
+from otel_model_metrics.statistics.groups import Groups
+from otel_model_metrics.totals import Sums, Totals
+from otel_model_metrics.window import TIME, Columns, RingBuffer, Window
+
+STAGED_FIELDS = 5  # time, prediction, label, score, segment key
+SETS = "segments"  # the ring's column of segment set codes
+
+_logger = logging.getLogger("otel_model_metrics")
+
+# A clock may be a little ahead on another machine; a timestamp in milliseconds is far beyond this.
+_FUTURE_TOLERANCE = 300.0
+_BATCH_PIECE = 65_536
+# Callers leave draining to whoever holds the lock, until this many times the usual number of rows is staged.
+_STAGING_BACKLOG = 16
+_LOG_INTERVAL = 60.0
+_MIN_SETS_KEPT = 4096
+
+
+@dataclass(frozen=True)
+class Reading:
+    """
+    Everything a snapshot is made of, copied in one moment.
+
+    Attributes:
+        columns: The rows in the window, oldest first.
+        groups: Their groups.
+        segments: Name and value of each group; None for group 0, the whole.
+        segment_names: Names allowed or met so far.
+        age: Seconds since the oldest row in the window, 0.0 for an empty one.
+        totals: Statistics of all rows of this process; ``unlabelled`` is that of `Encoder.unlabelled`.
+        rejected: Rows not used, by reason.
+        labelled, unlabelled: Number of rows of this process with and without a label.
+        used: Whether this process has recorded anything.
+    """
+
+    columns: Columns
+    groups: Groups
+    segments: list[tuple[str, str] | None]
+    segment_names: list[str]
+    age: float
+    totals: Sums
+    rejected: dict[str, int]
+    labelled: int
+    unlabelled: int
+    used: bool
+
+
+class Recorder:
+    """
+    Staging list, ring and totals of one monitor.
+
+    Args:
+        title: What log lines call the monitor, e.g. ``model 'fraud' 2026.11``.
+        encoder: What turns the task's raw rows into columns.
+        window: Which rows count.
+        segments: The monitor's segments.
+        clock: Seconds since 1970.
+        strict: Raise for rows that cannot be used, after keeping the others.
+    """
+
+    def __init__(
+        self,
+        title: str,
+        encoder: Encoder,
+        window: Window,
+        segments: SegmentTable,
+        clock: Callable[[], float],
+        strict: bool,
+    ) -> None:
+        self._title = title
+        self._encoder = encoder
+        self._age = window.age
+        self._segments = segments
+        self._clock = clock
+        self._strict = strict
+        self._ring = RingBuffer(window.rows, {SETS: np.int32, **encoder.dtypes})
+        self._max_sets = max(_MIN_SETS_KEPT, 2 * window.rows)
+        self.staged: list[Any] = []
+        self.staging_limit = encoder.staging_rows * STAGED_FIELDS
+        self.reset()
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of the window, in bytes."""
+        return self._ring.nbytes
+
+    def reset(self) -> None:
+        """Forget every row and total, and renew the lock: a forked child starts empty."""
+        self._lock = threading.Lock()
+        self.staged.clear()
+        self._ring.clear()
+        self._totals = Totals()
+        self._labelled = self._unlabelled = 0
+        self._rejected = dict.fromkeys(encoding.REASONS, 0)
+        self._used = False
+        self._logged: dict[str, tuple[float, int]] = {}
+
+    def drain_if_due(self) -> None:
+        """
+        Encode the staged rows, unless another thread is at it. Never raises, unless strict.
+
+        Waits only when that thread has fallen far behind, for staging must stay bounded.
+        """
+        backlog = len(self.staged) >= _STAGING_BACKLOG * self.staging_limit
+        if self._lock.acquire(blocking=backlog):
+            try:
+                refusals = self._drain(self._clock())
+            finally:
+                self._lock.release()
+            self._raise_if_strict(refusals)
+
+    def drain(self) -> None:
+        """Encode the staged rows now; raises ValueError for bad ones if strict."""
+        with self._lock:
+            refusals = self._drain(self._clock())
+        self._raise_if_strict(refusals)
+
+    def add_batch(
+        self, predictions: Any, labels: Any, scores: Any, segments: Any, timestamps: Any, matrices: tuple[str, ...]
+    ) -> None:
+        """
+        Record many rows. Never raises, unless strict.
+
+        Args:
+            predictions, labels, scores: One entry a row, or None.
+            segments: Name -> column or single value; or one mapping or list of tags a row; or None.
+            timestamps: One time for all or one a row, or None for now.
+            matrices: Which of the arguments may have two dimensions.
+        """
+        given = {"predictions": predictions, "labels": labels, "scores": scores}
+        try:
+            columns = {what: _read(values, what, what in matrices) for what, values in given.items()}
+            lengths = {what: len(column) for what, column in columns.items() if column is not None}
+            if not ("predictions" in lengths or "scores" in lengths):
+                raise TypeError("record_batch needs predictions, or scores that a threshold turns into them.")
+            count = next(iter(lengths.values()))
+            keys, by_name = _read_segments(segments, count, lengths)
+            times = _read_times(timestamps, lengths)
+            if len(set(lengths.values())) > 1:
+                found = ", ".join(f"{length} {what}" for what, length in lengths.items())
+                self._refuse_call(
+                    encoding.UNEQUAL_LENGTH, count, f"record_batch needs arrays of equal length, got {found}."
+                )
+                return
+        except Exception as error:
+            self._refuse_call(encoding.INVALID_PREDICTION, _length_of(given.values()), f"record_batch: {error}")
+            return
+        for begin in range(0, count, _BATCH_PIECE):
+            rows = slice(begin, min(begin + _BATCH_PIECE, count))
+            piece = [None if column is None else column[rows] for column in columns.values()]
+            with self._lock:
+                now = self._clock()
+                refusals = self._drain(now)
+                self._take_guarded(
+                    np.full(rows.stop - begin, now) if times is None else np.broadcast_to(times, count)[rows],
+                    *piece,
+                    keys=None if keys is None else keys[rows],
+                    by_name=None if by_name is None else {name: column[rows] for name, column in by_name.items()},
+                    now=now,
+                    refusals=refusals,
+                )
+            self._raise_if_strict(refusals)
+
+    def read(self) -> Reading:
+        """A consistent copy of the window and the totals, after draining what is staged."""
+        with self._lock:
+            now = self._clock()
+            self._drain(now)
+            live = self._ring.live(None if self._age is None else now - self._age)
+            times = live.pop(TIME)
+            # Copied under the lock and used outside it: 100,000 rows take about 0.1 ms.
+            columns = {name: column.copy() for name, column in live.items()}
+            return Reading(
+                columns=columns,
+                groups=self._segments.groups_of(columns[SETS]),
+                segments=list(self._segments.groups),
+                segment_names=list(self._segments.names.names),
+                age=max(0.0, now - float(times[0])) if len(times) else 0.0,
+                totals=self._all_totals(),
+                unlabelled=self._unlabelled,
+                rejected=dict(self._rejected),
+                labelled=self._labelled,
+                used=self._used,
+            )
+
+    def sums(self, reading: Reading) -> Sums:
+        """The statistics of the rows in the window."""
+        return self._encoder.sums(reading.columns, reading.groups)
+
+    def _all_totals(self) -> Sums:
+        """Totals with every statistic and every known group in them, if only as zeros."""
+        nothing = {name: column[:0] for name, column in self._ring.live(None).items()}
+        groups = self._segments.groups_of(nothing[SETS])
+        predicted = np.zeros(0, np.int64)
+        self._totals.add(
+            {**self._encoder.sums(nothing, groups), "unlabelled": self._encoder.unlabelled(predicted, groups)}
+        )
+        return self._totals.copy()
+
+    def _drain(self, now: float) -> list[tuple[str, int, str]]:
+        """Encode staged rows, with the lock held; returns what was refused."""
+        staged = self.staged
+        refusals: list[tuple[str, int, str]] = []
+        length = len(staged)  # always whole rows: each is one atomic extend()
+        if length:
+            rows = staged[:length]
+            del staged[:length]
+            fields = [rows[field::STAGED_FIELDS] for field in range(STAGED_FIELDS)]
+            times, predictions, labels, scores, keys = fields
+            self._take_guarded(
+                np.array(times, np.float64),
+                predictions,
+                labels,
+                scores,
+                keys=keys,
+                by_name=None,
+                now=now,
+                refusals=refusals,
+            )
+        return refusals
+
+    def _take_guarded(
+        self, times: NDArray[np.float64], *args: Any, now: float, refusals: list[tuple[str, int, str]], **kwargs: Any
+    ) -> None:
+        """As `_take`, but a fault of ours costs the rows, counted, and never reaches the caller."""
+        self._used = True
+        before = self._labelled + self._unlabelled
+        try:
+            refused = self._take(times, *args, now=now, **kwargs)
+            found = [(reason, count, text) for reason, (count, text) in refused.reasons.items()]
+        except Exception:
+            _logger.exception("Internal error of otel_model_metrics while encoding rows of %s", self._title)
+            lost = len(times) - (self._labelled + self._unlabelled - before)
+            found = [(encoding.INTERNAL_ERROR, lost, "see the traceback in the log.")]
+        for reason, count, text in found:
+            self._reject(reason, count, text, now)
+        refusals.extend(found)
+
+    def _take(
+        self,
+        times: NDArray[np.float64],
+        predictions: RawColumn | None,
+        labels: RawColumn | None,
+        scores: RawColumn | None,
+        *,
+        keys: list[Any] | None,
+        by_name: Mapping[str, list[Any]] | None,
+        now: float,
+    ) -> Refusals:
+        count = len(times)
+        refusals = Refusals(count)
+        encoded = self._encoder.encode(predictions, labels, scores, count, refusals)
+        if by_name is not None:
+            sets = self._segments.encode_columns(by_name, count)
+        else:
+            sets = np.zeros(count, np.int32) if keys is None else self._segments.encode_keys(keys)
+        if sets.min(initial=0) < 0:
+            problem = self._segments.problem
+            refusals.add(encoding.INVALID_SEGMENT, sets == UNUSABLE_SET, lambda row: f"{problem}.")
+        timely = (times >= 0) & (times <= now + _FUTURE_TOLERANCE)
+        if not timely.all():
+            refusals.add(
+                encoding.INVALID_TIMESTAMP,
+                ~timely,
+                lambda row: f"timestamp must be seconds since 1970 and not in the future, got {times[row]:g}.",
+            )
+
+        kept = refusals.kept if refusals else None
+        labelled = encoded.labelled
+        if labelled is not None:
+            unlabelled = ~labelled if kept is None else ~labelled & kept
+            labelled = labelled if kept is None else labelled & kept
+            if unlabelled.any():
+                self._add_unlabelled(encoded.predicted, sets, unlabelled)
+        elif kept is not None:
+            labelled = kept
+        columns = {TIME: times, SETS: sets, **encoded.columns}
+        if labelled is not None:
+            columns = {name: column[labelled] for name, column in columns.items()}
+        if len(columns[TIME]):
+            self._add_labelled(columns, now)
+        return refusals
+
+    def _add_unlabelled(self, predicted: NDArray[Any] | None, sets: SetCodes, rows: NDArray[np.bool_]) -> None:
+        groups = self._segments.groups_of(sets[rows])
+        counts = self._encoder.unlabelled(None if predicted is None else predicted[rows], groups)
+        self._totals.add({"unlabelled": counts})
+        self._unlabelled += int(np.count_nonzero(rows))
+
+    def _add_labelled(self, columns: Columns, now: float) -> None:
+        self._totals.add(self._encoder.sums(columns, self._segments.groups_of(columns[SETS])))
+        self._labelled += len(columns[TIME])
+        if self._age is not None and columns[TIME].min() < now - self._age:
+            # A row older than the window must not push out one that is in it.
+            recent = columns[TIME] >= now - self._age
+            columns = {name: column[recent] for name, column in columns.items()}
+        self._ring.append(columns)
+        if self._segments.sets > self._max_sets:
+            held = self._ring.live(None)[SETS]
+            self._ring.replace(SETS, self._segments.compact(held))
+
+    def _refuse_call(self, reason: str, count: int, text: str) -> None:
+        with self._lock:
+            self._used = True
+            self._reject(reason, count, text, self._clock())
+        self._raise_if_strict([(reason, count, text)])
+
+    def _reject(self, reason: str, count: int, text: str, now: float) -> None:
+        """Count refused rows, and log them once per reason and minute."""
+        self._rejected[reason] += count
+        last, unsaid = self._logged.get(reason, (-math.inf, 0))
+        if 0 <= now - last < _LOG_INTERVAL:
+            self._logged[reason] = (last, unsaid + count)
+            return
+        self._logged[reason] = (now, 0)
+        earlier = f" ({unsaid} more since the last such line)" if unsaid else ""
+        _logger.warning("%s: %d row(s) rejected as %s%s: %s", self._title, count, reason, earlier, text)
+
+    def _raise_if_strict(self, refusals: list[tuple[str, int, str]]) -> None:
+        if self._strict and refusals:
+            raise ValueError(f"{refusals[0][2]} ({self._title})")
+
+
+def _read(values: Any, what: str, matrix_allowed: bool) -> RawColumn | None:
+    if values is None:
+        return None
+    column = read_column(values, what)
+    if isinstance(column, np.ndarray) and column.ndim > 1 and not matrix_allowed:
+        hint = " Pass the probability of the positive class, e.g. scores[:, 1]." if what == "scores" else ""
+        raise TypeError(f"{what} must have one dimension, got shape {column.shape}.{hint}")
+    return column
+
+
+def _read_segments(
+    segments: Any, count: int, lengths: dict[str, int]
+) -> tuple[list[Any] | None, dict[str, list[Any]] | None]:
+    """Segments of a batch, either as one key a row or as columns by name."""
+    if segments is None:
+        return None, None
+    if not isinstance(segments, Mapping):
+        keys = [None if row is None else key_of(row) for row in read_column(segments, "segments")]
+        lengths["segments"] = len(keys)
+        return keys, None
+    by_name: dict[str, list[Any]] = {}
+    for name, values in segments.items():
+        if isinstance(values, (str, bytes)) or not hasattr(values, "__iter__"):
+            by_name[name] = [values] * count
+            continue
+        column = read_column(values, f"segments[{name!r}]")
+        by_name[name] = column.tolist() if isinstance(column, np.ndarray) else column
+        lengths[f"segments[{name!r}]"] = len(column)
+    return None, by_name
+
+
+def _read_times(timestamps: Any, lengths: dict[str, int]) -> NDArray[np.float64] | None:
+    if timestamps is None:
+        return None
+    if hasattr(timestamps, "__iter__") and not isinstance(timestamps, (str, bytes)):
+        times = to_times(timestamps)
+        lengths["timestamps"] = len(times)
+        return times
+    return to_times([timestamps])
+
+
+def _length_of(columns: Any) -> int:
+    """Number of rows in a call that could not be read: of the first column that knows its length, else 1."""
+    for column in columns:
+        if column is not None and hasattr(column, "__len__"):
+            return len(column)
+    return 1

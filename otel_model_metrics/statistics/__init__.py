@@ -1,0 +1,3 @@
+"""
+Mathematics: numpy in, arrays out. Nothing here knows of monitors, windows or OpenTelemetry.
+"""

@@ -1,0 +1,145 @@
+"""
+Memory: the last rows one monitor recorded.
+
+A RingBuffer holds at most `rows` rows, ordered by time, and knows nothing of statistics or OpenTelemetry.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+Columns = dict[str, NDArray[Any]]
+
+TIME = "time"
+
+
+@dataclass(frozen=True)
+class Window:
+    """
+    Which rows count: the newest `rows` rows, and none older than `age` seconds.
+
+    Args:
+        rows: Most rows held, >= 1. Bounds memory: about 40 bytes a row.
+        age: Greatest age of a row in seconds, > 0; None for no limit.
+
+    Raises:
+        ValueError, TypeError: If `rows` or `age` is out of range or not a number.
+
+    >>> Window(rows=500, age=3600.0)
+    Window(rows=500, age=3600.0)
+    """
+
+    rows: int = 10_000
+    age: float | None = None
+
+    def __post_init__(self) -> None:
+        if isinstance(self.rows, bool) or not isinstance(self.rows, (int, np.integer)):
+            raise TypeError(f"Window needs rows as a whole number, got {self.rows!r} ({type(self.rows).__name__}).")
+        if self.rows < 1:
+            raise ValueError(f"Window needs rows >= 1, got {self.rows}.")
+        if self.age is None:
+            return
+        if isinstance(self.age, bool) or not isinstance(self.age, (int, float, np.integer, np.floating)):
+            raise TypeError(f"Window needs age in seconds or None, got {self.age!r} ({type(self.age).__name__}).")
+        if not (math.isfinite(self.age) and self.age > 0):
+            raise ValueError(f"Window needs age > 0 seconds (or None for no limit), got {self.age}.")
+
+
+class RingBuffer:
+    """
+    The newest rows, as columns ordered by time.
+
+    The live rows are always one contiguous slice: arrays hold a quarter more than `rows`, and when the end is
+    reached the live rows slide to the front. Rows that arrive out of order are sorted into their place, so the
+    window is always that of the newest rows by time; among equal times the later arrival is the newer.
+
+    Args:
+        rows: Most rows held.
+        dtypes: Data type of each column beside ``time``; a subarray type gives a column of shape ``(n, k)``.
+
+    >>> ring = RingBuffer(2, {"value": np.int8})
+    >>> ring.append({"time": np.array([1.0, 2.0, 3.0]), "value": np.array([7, 8, 9])})
+    >>> ring.live(oldest=None)["value"].tolist(), ring.live(oldest=2.5)["value"].tolist()
+    ([8, 9], [9])
+    """
+
+    def __init__(self, rows: int, dtypes: Mapping[str, DTypeLike]) -> None:
+        self._rows = int(rows)
+        self._slack = max(self._rows // 4, 64)
+        dtypes = {TIME: np.float64, **dtypes}
+        # np.empty: the operating system commits a page only when a row is written to it
+        self._columns: Columns = {name: np.empty(self._rows + self._slack, dtype) for name, dtype in dtypes.items()}
+        self._start = self._end = 0
+
+    @property
+    def nbytes(self) -> int:
+        """Memory held, in bytes."""
+        return sum(column.nbytes for column in self._columns.values())
+
+    def clear(self) -> None:
+        """Forget all rows."""
+        self._start = self._end = 0
+
+    def append(self, chunk: Columns) -> None:
+        """
+        Add rows; the oldest make room for them.
+
+        Args:
+            chunk: Every column, of the same length n; ``time`` in seconds, in any order.
+
+        Cost: O(n), amortised; rows out of order cost a sort of what is newer than the oldest of them.
+        """
+        count = len(chunk[TIME])
+        for begin in range(0, count, self._slack):  # a chunk longer than the slack goes in pieces
+            self._append_piece({name: column[begin : begin + self._slack] for name, column in chunk.items()})
+
+    def _append_piece(self, piece: Columns) -> None:
+        count = len(piece[TIME])
+        if self._end + count > self._rows + self._slack:
+            live = self._end - self._start
+            for column in self._columns.values():
+                # A copy first: source and target may overlap.
+                column[:live] = column[self._start : self._end].copy()
+            self._start, self._end = 0, live
+        begin, self._end = self._end, self._end + count
+        for name, column in self._columns.items():
+            column[begin : self._end] = piece[name]
+        self._restore_order(begin)
+        self._start = max(self._start, self._end - self._rows)
+
+    def _restore_order(self, begin: int) -> None:
+        times = self._columns[TIME]
+        new = times[begin : self._end]
+        in_order = bool((new[1:] >= new[:-1]).all())
+        oldest = float(new[0] if in_order else new.min())
+        if in_order and (begin == self._start or times[begin - 1] <= oldest):
+            return
+        place = self._start + int(np.searchsorted(times[self._start : begin], oldest, side="right"))
+        order = place + np.argsort(times[place : self._end], kind="stable")
+        for column in self._columns.values():
+            column[place : self._end] = column[order]
+
+    def live(self, oldest: float | None) -> Columns:
+        """
+        The rows in the window, oldest first.
+
+        Args:
+            oldest: Rows with an earlier time are left out; None leaves out none.
+
+        Returns:
+            Views, not copies: whoever keeps them must copy.
+        """
+        start = self._start
+        if oldest is not None:
+            start += int(np.searchsorted(self._columns[TIME][start : self._end], oldest, side="left"))
+        return {name: column[start : self._end] for name, column in self._columns.items()}
+
+    def replace(self, name: str, values: NDArray[Any]) -> None:
+        """Overwrite one column of all rows held, e.g. after a renumbering."""
+        self._columns[name][self._start : self._end] = values

@@ -1,0 +1,89 @@
+"""What tests share: a clock under their control, an in-memory reader, and monitors that are closed again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+
+from otel_model_metrics import monitors
+
+
+class Clock:
+    """Seconds since 1970 that pass only when told to."""
+
+    def __init__(self, now: float = 1_700_000_000.0) -> None:
+        self.now = now
+
+    def __call__(self) -> float:
+        return self.now
+
+    def tick(self, seconds: float) -> None:
+        self.now += seconds
+
+
+class Exports:
+    """A provider with an in-memory reader: what a backend would receive."""
+
+    def __init__(self, **settings: Any) -> None:
+        self.reader = InMemoryMetricReader()
+        self.provider = MeterProvider([self.reader], shutdown_on_exit=False, **settings)
+
+    def collect(self, reader: InMemoryMetricReader | None = None) -> dict[str, dict[frozenset[tuple[str, Any]], Any]]:
+        """One export: metric name -> attributes -> value."""
+        data = (reader or self.reader).get_metrics_data()
+        found: dict[str, dict[frozenset[tuple[str, Any]], Any]] = {}
+        for resource in data.resource_metrics if data else ():
+            for scope in resource.scope_metrics:
+                for metric in scope.metrics:
+                    points = found.setdefault(metric.name, {})
+                    for point in metric.data.data_points:
+                        points[frozenset(point.attributes.items())] = point.value
+        return found
+
+    def value(self, name: str, **attributes: str) -> Any:
+        """
+        The value of the only series of a metric whose attributes beside the model's are exactly these.
+
+        Dots in attribute names are written as two underscores. None if there is no such series.
+        """
+        wanted = {key.replace("__", "."): value for key, value in attributes.items()}
+        found = [
+            value
+            for series, value in self.collect().get(name, {}).items()
+            if {k: v for k, v in series if k not in ("ml.model.name", "ml.model.version")} == wanted
+        ]
+        assert len(found) <= 1, f"{name} has {len(found)} series with {wanted}"
+        return found[0] if found else None
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def exports() -> Exports:
+    return Exports()
+
+
+@pytest.fixture(autouse=True)
+def closed_monitors() -> Iterator[None]:
+    """Every monitor a test made is closed after it, so that names are free again."""
+    yield
+    for monitor in list(monitors._monitors.values()):
+        monitor.close()
+
+
+@pytest.fixture
+def make(exports: Exports, clock: Clock) -> Callable[..., Any]:
+    """Makes a monitor that exports to `exports` and lives in the time of `clock`."""
+
+    def build(kind: Callable[..., Any], name: str = "model", **arguments: Any) -> Any:
+        arguments = {"meter_provider": exports.provider, "clock": clock, **arguments}
+        return kind(name, **arguments)
+
+    return build
