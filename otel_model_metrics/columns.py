@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import datetime
 import decimal
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,8 +58,8 @@ def read_column(values: Any, what: str) -> RawColumn:
         if column.ndim == 0:
             raise TypeError(f"{what} must be an array or list with one entry a row, got a single value.")
         if column.ndim == 1 and column.dtype.kind not in "biuf":
-            return column.tolist()
-    return column  # type: ignore[no-any-return]
+            return list(column.tolist())
+    return cast(RawColumn, column)
 
 
 def _is_numeric_arrow(values: Any) -> bool:
@@ -79,6 +79,11 @@ def _objects_of(values: Any) -> list[Any]:
         return items
     # Asked by type first, for the truth of `pandas.NA != pandas.NA` is an error.
     return [None if is_missing(item) or item != item else item for item in items]
+
+
+def is_number(value: Any) -> bool:
+    """Whether an argument is a real number; True and False are not."""
+    return isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
 
 
 def is_missing(value: Any) -> bool:

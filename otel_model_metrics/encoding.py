@@ -287,7 +287,7 @@ class MulticlassEncoder:
             return np.full(count, MISSING, np.int64)
         if isinstance(column, np.ndarray):
             column = column.tolist()
-        return self._classes.encode(column)
+        return self._classes.encode(list(column))
 
     def _refuse(
         self, what: str, reason: str, column: Any, codes: NDArray[np.int64], missing: BoolArray, refusals: Refusals
@@ -448,7 +448,7 @@ def _probabilities(scores: Any, count: int, refusals: Refusals) -> FloatArray:
     if missing is not None:
         bad &= ~missing
     if bad.any():
-        refusals.add(INVALID_SCORE, bad, lambda row: _expected_score(scores[row], score[row]))
+        refusals.add(INVALID_SCORE, bad, lambda row: _expected_score(scores[row], float(to_float(scores[row]))))
         score = np.where(bad, np.nan, score)
     return score
 

@@ -160,7 +160,7 @@ def _grown(mask: NDArray[np.bool_] | None, shape: tuple[int, ...]) -> NDArray[np
 
 
 def _table_shape(before: int, after: int) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Rows and columns of the cells before and after growth: square for a class matrix, one row for a list of classes."""
+    """Rows and columns of the cells before and after growth: square for a class matrix, else one row."""
     side_before, side_after = int(before**0.5 + 0.5), int(after**0.5 + 0.5)
     if side_before**2 == before and side_after**2 == after and before > 1:
         return (side_before, side_after), (side_before, side_after)
@@ -264,8 +264,10 @@ def _instruments_of(meter: Meter, monitor: Exported) -> Iterable[tuple[str, str,
             for suffix, what in ((LOWER, "Lower"), (UPPER, "Upper")):
                 yield metric.instrument + suffix, metric.unit, f"{what} 95 % bound of {metric.name}.", gauge
     yield catalog.NAMESPACE + catalog.OBJECTIVE, catalog.OBJECTIVE_UNIT, catalog.OBJECTIVE_DESCRIPTION, gauge
-    for total in (*catalog.totals_of(monitor.task), *catalog.COUNTS):
+    for total in catalog.totals_of(monitor.task):
         yield total.instrument, total.unit, total.description, counter
+    for count in catalog.COUNTS:
+        yield count.instrument, count.unit, count.description, counter
 
 
 class _AnyReader:
@@ -310,7 +312,7 @@ class _Registries:
         with self.lock:
             current = metrics.get_meter_provider()
             if provider is None or provider is current:
-                existing = self._of_provider.get(current) if current is not None else None
+                existing = self._of_provider.get(current)
                 if existing is not None:
                     return existing
                 if self.of_global is None:

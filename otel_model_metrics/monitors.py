@@ -18,7 +18,7 @@ from opentelemetry.metrics import MeterProvider
 
 from otel_model_metrics import catalog, instruments
 from otel_model_metrics.catalog import Naming, Task
-from otel_model_metrics.columns import to_seconds
+from otel_model_metrics.columns import is_number, to_seconds
 from otel_model_metrics.encoding import BinaryEncoder, Encoder, MulticlassEncoder, RankingEncoder, RegressionEncoder
 from otel_model_metrics.recorder import Reading, Recorder
 from otel_model_metrics.segments import SegmentTable, key_of
@@ -102,8 +102,8 @@ class Monitor:
         with _monitors_lock:
             if (self.name, self.version) in _monitors:
                 raise ValueError(
-                    f"There is a monitor for model {self.name!r} version {self.version!r} already, and two would export "
-                    f"the same series. Use get_monitor({self.name!r}, {self.version!r}), or close() the first."
+                    f"There is a monitor for model {self.name!r} version {self.version!r} already, and two would "
+                    f"export the same series. Use get_monitor({self.name!r}, {self.version!r}), or close() the first."
                 )
             self._registry = instruments.attach(self, meter_provider)
             _monitors[self.name, self.version] = self
@@ -216,9 +216,9 @@ class BinaryMonitor(Monitor):
         clock: Callable[[], float] = time.time,
         strict: bool = False,
     ) -> None:
-        if isinstance(threshold, bool) or not isinstance(threshold, (int, float)) or not 0 <= threshold <= 1:
+        if not is_number(threshold) or not 0 <= threshold <= 1:
             raise ValueError(f"threshold must be a probability in [0, 1], got {threshold!r}.")
-        if positive is not None and (not isinstance(positive, Hashable) or positive != positive):
+        if positive is not None and (not _is_hashable(positive) or positive != positive):
             raise TypeError(f"positive must be the value that means positive, such as 'fraud' or 1, got {positive!r}.")
         super().__init__(
             name,
@@ -601,6 +601,10 @@ def _text(value: Any, what: str) -> str:
     if not isinstance(value, str) or not value.strip():
         raise TypeError(f"{what} must be a non-empty string, got {value!r} ({type(value).__name__}).")
     return clean_name(value)
+
+
+def _is_hashable(value: Any) -> bool:
+    return isinstance(value, Hashable)
 
 
 def _positive_int(value: Any, what: str) -> int:

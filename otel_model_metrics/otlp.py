@@ -59,7 +59,7 @@ def configure(
         ValueError: For an unknown protocol or an interval that is no positive number.
     """
     chosen = _protocol(protocol)
-    if interval is not None and not (isinstance(interval, (int, float)) and math.isfinite(interval) and interval > 0):
+    if interval is not None and not (math.isfinite(interval) and interval > 0):
         raise ValueError(f"interval must be seconds > 0, got {interval!r}.")
     current = metrics.get_meter_provider()
     if not _is_placeholder(current):
@@ -117,7 +117,7 @@ def _readers(protocol: str, endpoint: str | None, interval: float | None) -> lis
             "such counters without an error, and with them all totals of otel_model_metrics; use cumulative."
         )
     settings: dict[str, Any] = {"export_interval_millis": None if interval is None else interval * 1000}
-    limits = {ObservableCounter: CARDINALITY_LIMIT, ObservableGauge: CARDINALITY_LIMIT}
+    limits: dict[Any, int] = {ObservableCounter: CARDINALITY_LIMIT, ObservableGauge: CARDINALITY_LIMIT}
     try:
         return [PeriodicExportingMetricReader(exporter, **settings, cardinality_limits=limits)]
     except TypeError:  # an older SDK, which has no such limit

@@ -297,7 +297,7 @@ class Recorder:
                 self._add_unlabelled(encoded.predicted, sets, unlabelled)
         elif kept is not None:
             labelled = kept
-        columns = {TIME: times, SETS: sets, **encoded.columns}
+        columns: Columns = {TIME: times, SETS: sets, **encoded.columns}
         if labelled is not None:
             columns = {name: column[labelled] for name, column in columns.items()}
         if len(columns[TIME]):

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from otel_model_metrics import catalog
 from otel_model_metrics.catalog import MetricDefinition, Task
+from otel_model_metrics.columns import is_number
 from otel_model_metrics.recorder import Reading, Recorder
 from otel_model_metrics.vocabulary import name_of
 
@@ -293,11 +294,7 @@ def select(
     levels: dict[str, float] = {}
     for name, level in (objectives or {}).items():
         _checked([_metric_of_objective(name, ks)[0]], chosen, "objectives")
-        if (
-            isinstance(level, bool)
-            or not isinstance(level, (int, float, np.integer, np.floating))
-            or not math.isfinite(level)
-        ):
+        if not is_number(level) or not math.isfinite(level):
             raise TypeError(f"objectives[{name!r}] must be a finite number, got {level!r} ({type(level).__name__}).")
         levels[name] = float(level)
     return Selection(task, definitions, frozenset(in_segments), levels, ks)

@@ -35,10 +35,10 @@ IntArray = NDArray[np.int64]
 
 
 def clean_name(text: str) -> str:
-    """
+    r"""
     Text that every backend stores unchanged: no control characters or lone surrogates, never empty, bounded.
 
-    >>> clean_name("new\\nline"), clean_name(""), len(clean_name("x" * 10_000))
+    >>> clean_name("new\nline"), clean_name(""), len(clean_name("x" * 10_000))
     ('new�line', '__empty__', 120)
     """
     text = text[: MAX_NAME_LENGTH + 1]

@@ -105,8 +105,8 @@ class Groups:
             return np.stack(columns, axis=1) if columns else np.zeros((self.count, 0))
         if self.sets == 1 and self.count == 1:
             return np.array([values.sum()])
-        by_set = np.bincount(self.codes, weights=values, minlength=self.sets)
-        sums = np.bincount(self.pair_group, weights=by_set[self.pair_set], minlength=self.count)
+        by_set: FloatArray = np.bincount(self.codes, weights=values, minlength=self.sets).astype(np.float64)
+        sums = np.bincount(self.pair_group, weights=by_set[self.pair_set], minlength=self.count).astype(np.float64)
         sums[0] = values.sum()  # pairwise summation: more exact than adding one row after the other
         return sums
 
@@ -114,6 +114,7 @@ class Groups:
         """Which rows are in a group, shape ``(n,)``, bool."""
         if group == 0:
             return np.ones(len(self.codes), np.bool_)
-        in_group = np.zeros(self.sets, np.bool_)
+        in_group: BoolArray = np.zeros(self.sets, np.bool_)
         in_group[self.pair_set[self.pair_group == group]] = True
-        return in_group[self.codes]
+        members: BoolArray = in_group[self.codes]
+        return members

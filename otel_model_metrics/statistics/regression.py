@@ -120,7 +120,7 @@ def mape(y_true: FloatArray, y_pred: FloatArray) -> float:
 
 def r2(y_true: FloatArray, y_pred: FloatArray) -> float:
     """
-    Share of the labels' variance that the predictions explain, at most 1; higher is better, 0 is no better than the mean.
+    Share of the labels' variance that the predictions explain, at most 1; higher is better, 0 is that of the mean.
 
     Args:
         y_true: Labels, shape ``(n,)``.

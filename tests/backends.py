@@ -1,0 +1,126 @@
+"""Real backends for the story tests: each a process of its own on loopback, gone when the test ends."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import subprocess
+import time
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+CACHE = Path(__file__).parent.parent / ".cache"
+
+
+def binary(name: str) -> str:
+    """Path of a backend; without it the test is skipped with the reason, or fails where CI=true."""
+    found = CACHE / "backends.env"
+    lines = dict(line.split("=", 1) for line in found.read_text().splitlines()) if found.exists() else {}
+    path = lines.get(name)
+    if path and Path(path).exists():
+        return path
+    why = CACHE / "backends.why"
+    reason = why.read_text().strip() if why.exists() else ".ci/backends.sh has not been run (make test does)"
+    if os.environ.get("CI") == "true":
+        pytest.fail(f"{name} could not be had: {reason}")
+    pytest.skip(f"{name} could not be had: {reason}")
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def get(url: str, **parameters: str) -> str:
+    query = f"?{urllib.parse.urlencode(parameters)}" if parameters else ""
+    with urllib.request.urlopen(url + query, timeout=10) as answer:
+        return answer.read().decode()
+
+
+def eventually(condition: Any, what: str, seconds: float = 30.0) -> Any:
+    """The first true answer of `condition`; asks until the deadline, so a slow machine only takes longer."""
+    deadline = time.monotonic() + seconds
+    while True:
+        with contextlib.suppress(OSError):
+            answer = condition()
+            if answer:
+                return answer
+        assert time.monotonic() < deadline, f"{what}: not within {seconds} s"
+        time.sleep(0.1)
+
+
+class Store:
+    """A time-series store that speaks PromQL."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+
+    def query(self, expression: str) -> list[tuple[dict[str, str], float]]:
+        """Prometheus labels and value of each series."""
+        answer = json.loads(get(f"{self.url}/api/v1/query", query=expression))
+        return [(series["metric"], float(series["value"][1])) for series in answer["data"]["result"]]
+
+    def number(self, expression: str) -> float:
+        """The only value of a query, waited for."""
+        series = eventually(lambda: self.query(expression), expression)
+        assert len(series) == 1, series
+        return series[0][1]
+
+
+@contextlib.contextmanager
+def running(command: list[str], ready: str, log: Path) -> Iterator[None]:
+    """A process, from the moment `ready` answers until the block ends."""
+    with log.open("w") as output, subprocess.Popen(command, stdout=output, stderr=output) as process:
+        try:
+
+            def answers() -> bool:
+                assert process.poll() is None, log.read_text()
+                return bool(get(ready) or True)
+
+            eventually(answers, command[0])
+            yield
+        finally:
+            process.terminate()
+
+
+@contextlib.contextmanager
+def victoria_metrics(folder: Path) -> Iterator[Store]:
+    """VictoriaMetrics, which takes OTLP at /opentelemetry/v1/metrics."""
+    url = f"http://127.0.0.1:{free_port()}"
+    command = [
+        binary("victoria-metrics"),
+        f"-storageDataPath={folder / 'victoria'}",
+        f"-httpListenAddr={url.removeprefix('http://')}",
+        "-opentelemetry.usePrometheusNaming",
+        "-search.latencyOffset=0s",
+        "-search.disableCache",
+    ]
+    with running(command, f"{url}/health", folder / "victoria.log"):
+        yield Store(url)
+
+
+@contextlib.contextmanager
+def prometheus(folder: Path, target: str) -> Iterator[Store]:
+    """Prometheus, scraping one target every second."""
+    url = f"http://127.0.0.1:{free_port()}"
+    config = folder / "prometheus.yml"
+    config.write_text(
+        "global: {scrape_interval: 1s, scrape_timeout: 1s}\n"
+        f"scrape_configs: [{{job_name: service, static_configs: [{{targets: ['{target}']}}]}}]\n"
+    )
+    command = [
+        binary("prometheus"),
+        f"--config.file={config}",
+        f"--storage.tsdb.path={folder / 'prometheus'}",
+        f"--web.listen-address={url.removeprefix('http://')}",
+    ]
+    with running(command, f"{url}/-/ready", folder / "prometheus.log"):
+        yield Store(url)
