@@ -4,6 +4,7 @@ Whatever holds a column: lists, numpy arrays, pandas and pyarrow objects, read w
 
 from __future__ import annotations
 
+import array
 import datetime
 import decimal
 from typing import Any, cast
@@ -97,9 +98,9 @@ def missing_mask(column: RawColumn | None, count: int) -> BoolArray | None:
         return np.ones(count, np.bool_)
     if isinstance(column, np.ndarray):
         return None
-    kinds = set(map(type, column))
-    if kinds == {type(None)}:
+    if count and column[0] is None and column.count(None) == count:
         return np.ones(count, np.bool_)
+    kinds = set(map(type, column))
     if all(kind.__name__ not in ("NoneType", "NAType", "NaTType") for kind in kinds):
         return None
     return np.fromiter((is_missing(value) for value in column), np.bool_, len(column))
@@ -111,14 +112,21 @@ def to_floats(column: RawColumn) -> FloatArray:
 
     Cost: about 20 ns a row for a list, 1 ns for an array.
     """
-    if isinstance(column, np.ndarray):
-        return column.astype(np.float64)
-    if all(issubclass(kind, _NUMBERS) for kind in set(map(type, column))):
-        try:
-            return np.array(column, np.float64)
-        except (OverflowError, ValueError, TypeError):  # an integer beyond float64 among them
-            pass
+    floats = floats_or_none(column)
+    if floats is not None:
+        return floats
     return np.array([to_float(value) for value in column], np.float64)
+
+
+def floats_or_none(column: RawColumn) -> FloatArray | None:
+    """As `to_floats`, if every entry is a real number; else None."""
+    if isinstance(column, np.ndarray):
+        return column.astype(np.float64, copy=False)
+    try:
+        # Twice as fast as np.array, and unlike it, it takes no number written as text.
+        return np.frombuffer(array.array("d", column), np.float64)
+    except Exception:  # something else among them, or an integer beyond float64
+        return None
 
 
 def to_float(value: Any) -> float:

@@ -18,6 +18,7 @@ from otel_model_metrics.columns import (
     BoolArray,
     FloatArray,
     RawColumn,
+    floats_or_none,
     is_missing,
     missing_mask,
     shown,
@@ -133,7 +134,7 @@ class BinaryEncoder:
     """
 
     dtypes: Mapping[str, DTypeLike] = {"cell": np.int8, "score": np.float64}
-    staging_rows = 2048
+    staging_rows = 4096
 
     def __init__(self, positive: Hashable | None, threshold: float) -> None:
         self._positive = positive
@@ -177,12 +178,12 @@ class BinaryEncoder:
                 flags = (numbers == self._positive).astype(np.int8)
                 bad = np.isnan(numbers)
             return np.where(bad, _BAD_FLAG, flags).astype(np.int8) if bad.any() else flags
-        if self._positive is None and set(map(type, column)) <= {bool, int}:
+        if self._positive is None:
             try:
-                flags = np.frombuffer(bytes(column), np.int8)
-                if flags.max(initial=0) <= 1 and flags.min(initial=0) >= 0:
-                    return flags
-            except ValueError:  # a number below 0 or above 255
+                octets = np.frombuffer(bytes(column), np.uint8)  # takes booleans and whole numbers only
+                if octets.max(initial=0) <= 1:
+                    return octets.view(np.int8)
+            except Exception:  # something else, or a number outside 0..255
                 pass
         try:
             known = {value: self._flag(value) for value in set(column)}
@@ -227,7 +228,7 @@ class MulticlassEncoder:
         ks: The cut-offs of top-k accuracy.
     """
 
-    staging_rows = 2048
+    staging_rows = 4096
 
     def __init__(self, classes: Vocabulary, fixed: bool, ks: Sequence[int]) -> None:
         self._classes = classes
@@ -359,7 +360,7 @@ class RegressionEncoder:
     """Real numbers."""
 
     dtypes: Mapping[str, DTypeLike] = {"label": np.float64, "predicted": np.float64}
-    staging_rows = 2048
+    staging_rows = 4096
 
     def encode(self, predictions: Any, labels: Any, scores: Any, count: int, refusals: Refusals) -> Encoded:
         predicted = np.full(count, np.nan) if predictions is None else to_floats(predictions)
@@ -395,7 +396,7 @@ class RankingEncoder:
         self.dtypes: Mapping[str, DTypeLike] = {
             "first": np.int32,
             "relevant": np.int32,
-            "hits": np.dtype((np.int32, shape)),
+            "hits": np.dtype((np.int16 if max(self._ks) < 1 << 15 else np.int32, shape)),
             "ndcg": np.dtype((np.float64, shape)),
             "average_precision": np.dtype((np.float64, shape)),
         }
@@ -440,10 +441,13 @@ _SUM_TOLERANCE = 1e-2
 
 def _probabilities(scores: Any, count: int, refusals: Refusals) -> FloatArray:
     """Scores as ``(n,)`` float64, NaN where there is none."""
-    missing = missing_mask(scores, count)
+    floats = None if scores is None else floats_or_none(scores)
+    missing = missing_mask(scores, count) if floats is None else None
     if missing is not None and missing.all():
         return np.full(count, np.nan)
-    score = to_floats(scores)
+    score = to_floats(scores) if floats is None else floats
+    if count and score.min() >= 0 and score.max() <= 1:  # not so with a NaN among them
+        return score
     bad = ~((score >= 0) & (score <= 1))
     if missing is not None:
         bad &= ~missing

@@ -255,7 +255,7 @@ class BinaryMonitor(Monitor):
             segments: Name -> value (or several values), or a list of tags.
             timestamp: Seconds since 1970 or an aware datetime; now by default.
 
-        Cost: about half a microsecond with score and two segments; one call in 2,048 encodes the staged rows and
+        Cost: about half a microsecond with score and two segments; one call in 4,096 encodes the staged rows and
             takes a millisecond.
         """
         if segments is None:

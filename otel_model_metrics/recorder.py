@@ -7,6 +7,7 @@ for neither an export nor another caller.
 
 from __future__ import annotations
 
+import array
 import logging
 import math
 import threading
@@ -170,15 +171,17 @@ class Recorder:
             return
         for begin in range(0, count, _BATCH_PIECE):
             rows = slice(begin, min(begin + _BATCH_PIECE, count))
-            piece = [None if column is None else column[rows] for column in columns.values()]
+            piece = [_piece(column, rows, count) for column in columns.values()]
             with self._lock:
                 now = self._clock()
                 refusals = self._drain(now)
                 self._take_guarded(
                     np.full(rows.stop - begin, now) if times is None else np.broadcast_to(times, count)[rows],
                     *piece,
-                    keys=None if keys is None else keys[rows],
-                    by_name=None if by_name is None else {name: column[rows] for name, column in by_name.items()},
+                    keys=_piece(keys, rows, count),
+                    by_name=None
+                    if by_name is None
+                    else {name: _piece(column, rows, count) for name, column in by_name.items()},
                     now=now,
                     refusals=refusals,
                 )
@@ -226,12 +229,12 @@ class Recorder:
         refusals: list[tuple[str, int, str]] = []
         length = len(staged)  # always whole rows: each is one atomic extend()
         if length:
-            rows = staged[:length]
+            # Others may append meanwhile, beyond `length`; only this method, under the lock, removes.
+            fields = [staged[field:length:STAGED_FIELDS] for field in range(STAGED_FIELDS)]
             del staged[:length]
-            fields = [rows[field::STAGED_FIELDS] for field in range(STAGED_FIELDS)]
             times, predictions, labels, scores, keys = fields
             self._take_guarded(
-                np.array(times, np.float64),
+                np.frombuffer(array.array("d", times), np.float64),
                 predictions,
                 labels,
                 scores,
@@ -352,6 +355,11 @@ def _read(values: Any, what: str, matrix_allowed: bool) -> RawColumn | None:
         hint = " Pass the probability of the positive class, e.g. scores[:, 1]." if what == "scores" else ""
         raise TypeError(f"{what} must have one dimension, got shape {column.shape}.{hint}")
     return column
+
+
+def _piece(column: Any, rows: slice, count: int) -> Any:
+    """Some rows of a column that may be absent; all of them are not copied."""
+    return column if column is None or rows == slice(0, count) else column[rows]
 
 
 def _read_segments(

@@ -24,6 +24,7 @@ UNUSABLE_SET = -1
 _MAX_REMEMBERED_KEYS = 4096
 _MAX_REMEMBERED_LENGTH = 256
 _MAX_TABLES = 16
+_MAX_JOINT = 1 << 62
 
 Key = Any  # None, or a tuple of (name, value) pairs, as staged by record()
 SetCodes = NDArray[np.int32]
@@ -150,17 +151,19 @@ class SegmentTable:
                 return np.full(count, UNUSABLE_SET, np.int32)
         # Each value's place in its own vocabulary, with 0 for no segment and 1 for "__other__" ...
         base = self._max_values + 2
+        if base ** len(names) > _MAX_JOINT:
+            rows = zip(*(columns[name] for name in names), strict=True)
+            return self.encode_keys([tuple(zip(names, row, strict=True)) for row in rows])
         joint = np.zeros(count, np.int64)
-        unusable = np.zeros(count, np.bool_)
-        for name in names:
+        unusable: NDArray[np.bool_] | None = None
+        for position, name in enumerate(names):
             codes = self._vocabulary(name).encode(columns[name])
             if (lowest := int(codes.min(initial=0))) < 0:
                 if lowest == UNUSABLE:
-                    unusable |= codes == UNUSABLE
+                    unusable = (codes == UNUSABLE) if unusable is None else unusable | (codes == UNUSABLE)
                     self.problem = f"segment values must be hashable, got one that is not for {name!r}"
                 codes = np.select([codes == OVERFLOW, codes < 0], [-1, -2], codes)
-            joint *= base
-            joint += codes + 2
+            joint = codes + 2 if position == 0 else joint * base + codes + 2
         # ... so that a whole set is one number, looked up in a table while that is small.
         if base ** len(names) <= 1 << 16:
             table = self._tables.get(names)
@@ -168,16 +171,16 @@ class SegmentTable:
                 if len(self._tables) >= _MAX_TABLES:
                     self._tables.clear()
                 table = self._tables[names] = np.full(base ** len(names), UNUSABLE_SET, np.int32)
-            result = table[joint]
+            result = table.take(joint)
             if result.min(initial=0) < 0:
                 for number in np.unique(joint[result < 0]):
                     table[number] = self._code_of_number(int(number), names, base)
-                result = table[joint]
+                result = table.take(joint)
         else:
             distinct, inverse = np.unique(joint, return_inverse=True)
             codes_of = np.array([self._code_of_number(int(number), names, base) for number in distinct], np.int32)
             result = codes_of[inverse]
-        if unusable.any():
+        if unusable is not None:
             result = np.where(unusable, np.int32(UNUSABLE_SET), result)
         return result
 

@@ -152,7 +152,7 @@ class Vocabulary:
         except Exception:  # a value whose __hash__ or __eq__ fails
             return np.array([self.code(value) for value in values], dtype=np.int64)
         if len(self.names) < _BYTE_LIMIT:
-            return np.frombuffer(bytes(shifted), dtype=np.uint8).astype(np.int64) - _SHIFT
+            return np.subtract(np.frombuffer(bytes(shifted), np.uint8), _SHIFT, dtype=np.int64)
         return np.array(shifted, dtype=np.int64) - _SHIFT
 
     def _encode_unknown(self, values: Sequence[Any]) -> IntArray:

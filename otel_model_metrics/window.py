@@ -95,31 +95,39 @@ class RingBuffer:
 
         Cost: O(n), amortised; rows out of order cost a sort of what is newer than the oldest of them.
         """
-        count = len(chunk[TIME])
-        for begin in range(0, count, self._slack):  # a chunk longer than the slack goes in pieces
-            self._append_piece({name: column[begin : begin + self._slack] for name, column in chunk.items()})
+        times, count = chunk[TIME], len(chunk[TIME])
+        follows = self._end == self._start or (count > 0 and self._columns[TIME][self._end - 1] <= times[0])
+        if follows and bool((times[1:] >= times[:-1]).all()):
+            if count >= self._rows:  # nothing of what is held remains
+                self._start = self._end = 0
+                chunk = {name: column[count - self._rows :] for name, column in chunk.items()}
+            self._write(chunk, keep=self._rows - min(count, self._rows))
+            return
+        for begin in range(0, count, self._slack):  # in pieces, because the oldest go only after sorting
+            begun = self._write(
+                {name: column[begin : begin + self._slack] for name, column in chunk.items()}, self._rows
+            )
+            self._sort_in(begun)
+            self._start = max(self._start, self._end - self._rows)
 
-    def _append_piece(self, piece: Columns) -> None:
-        count = len(piece[TIME])
-        if self._end + count > self._rows + self._slack:
+    def _write(self, rows: Columns, keep: int) -> int:
+        """Write rows after the newest `keep` of those held; returns where they begin."""
+        self._start = max(self._start, self._end - keep)
+        if self._end + len(rows[TIME]) > self._rows + self._slack:
             live = self._end - self._start
             for column in self._columns.values():
                 # A copy first: source and target may overlap.
                 column[:live] = column[self._start : self._end].copy()
             self._start, self._end = 0, live
-        begin, self._end = self._end, self._end + count
+        begin, self._end = self._end, self._end + len(rows[TIME])
         for name, column in self._columns.items():
-            column[begin : self._end] = piece[name]
-        self._restore_order(begin)
-        self._start = max(self._start, self._end - self._rows)
+            column[begin : self._end] = rows[name]
+        return begin
 
-    def _restore_order(self, begin: int) -> None:
+    def _sort_in(self, begin: int) -> None:
+        """Sort the rows from `begin` on, which are new, into those before them."""
         times = self._columns[TIME]
-        new = times[begin : self._end]
-        in_order = bool((new[1:] >= new[:-1]).all())
-        oldest = float(new[0] if in_order else new.min())
-        if in_order and (begin == self._start or times[begin - 1] <= oldest):
-            return
+        oldest = float(times[begin : self._end].min())
         place = self._start + int(np.searchsorted(times[self._start : begin], oldest, side="right"))
         order = place + np.argsort(times[place : self._end], kind="stable")
         for column in self._columns.values():

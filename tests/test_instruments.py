@@ -210,12 +210,16 @@ def test_the_same_name_and_version_twice_is_an_error(make):
     """
     first = make(BinaryMonitor, "fraud", version="1")
 
-    with pytest.raises(ValueError, match=r"^There is a monitor for model 'fraud' version '1' already, and two would ex"):
+    with pytest.raises(
+        ValueError, match=r"^There is a monitor for model 'fraud' version '1' already, and two would ex"
+    ):
         make(BinaryMonitor, "fraud", version="1")
 
     assert first is get_monitor("fraud", "1")
     first.close()
-    with pytest.raises(LookupError, match=r"^No monitor for model 'fraud' version '1'\. Monitors of this process: none\.$"):
+    with pytest.raises(
+        LookupError, match=r"^No monitor for model 'fraud' version '1'\. Monitors of this process: none\.$"
+    ):
         get_monitor("fraud", "1")
 
 

@@ -33,7 +33,9 @@ def test_a_short_process_is_seen_whole(tmp_path):
         assert "" == output
         assert 2 / 3 == pytest.approx(store.number('ml_model_accuracy{service_name="short",team="ml"}'))
         get(f"{store.url}/internal/force_flush")
-        exported = get(f"{store.url}/api/v1/export", **{"match[]": 'ml_model_predictions_total{ml_class_predicted="positive"}'})
+        exported = get(
+            f"{store.url}/api/v1/export", **{"match[]": 'ml_model_predictions_total{ml_class_predicted="positive"}'}
+        )
         assert [0, 2] == json.loads(exported)["values"]
 
 
@@ -68,7 +70,9 @@ def test_grpc_is_spoken_too():
     try:
         run(SHORT_PROCESS.format(arguments=f"endpoint='http://127.0.0.1:{port}', protocol='grpc', interval=0.5"))
         names = eventually(
-            lambda: {m.name for r in received for rm in r.resource_metrics for sm in rm.scope_metrics for m in sm.metrics},
+            lambda: {
+                m.name for r in received for rm in r.resource_metrics for sm in rm.scope_metrics for m in sm.metrics
+            },
             "an export over gRPC",
         )
     finally:

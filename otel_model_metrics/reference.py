@@ -1,0 +1,85 @@
+"""
+The tables of the README, made from the catalogue.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from otel_model_metrics import catalog, encoding
+
+_DIRECTIONS = {"higher": "higher", "lower": "lower", "zero": "near 0", "": ""}
+
+
+def metric_table() -> str:
+    """Every gauge, as a Markdown table."""
+    lines = [
+        "| `ml.model.` + | tasks | unit | better | bounds | in segments | what it says |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for metric in catalog.METRICS:
+        tasks = "all" if len(metric.functions) == len(catalog.TASKS) else ", ".join(metric.functions)
+        told_apart = {"class": "`ml.average`, `ml.class`", "k": "`ml.k`"}
+        by = ", ".join(dict.fromkeys(told_apart[by] for by in metric.by.values()))
+        cells = (
+            f"`{metric.name}`" + (f" by {by}" if by else ""),
+            tasks,
+            f"`{metric.unit}`",
+            _DIRECTIONS[metric.better],
+            "`.lower` `.upper`" if metric.interval else "",
+            "yes" if metric.in_segments else "",
+            metric.description,
+        )
+        lines.append("| " + " | ".join(cells) + " |")
+    lines.append(f"| `{catalog.OBJECTIVE}` by `{catalog.METRIC}` | all | | | | | {catalog.OBJECTIVE_DESCRIPTION} |")
+    return "\n".join(lines)
+
+
+def total_table() -> str:
+    """Every counter, as a Markdown table."""
+    naming = catalog.Naming(("a", "b"), (1,))
+    rows: dict[str, tuple[str, str, str, str]] = {}
+    for total in catalog.TOTALS:
+        count = 4 if total.name == "outcomes" else 2
+        attributes = ", ".join(f"`{name}`" for name in total.cells(naming, count)[0])
+        tasks = ", ".join(total.tasks)
+        before = rows.get(total.name)
+        if before:
+            tasks = f"{before[0]}, {tasks}"
+            attributes = before[2]
+        rows[total.name] = (tasks, total.unit, attributes, total.description)
+    for count_of in catalog.COUNTS:
+        rows[count_of.name] = ("all", count_of.unit, f"`{count_of.attribute}`", count_of.description)
+    lines = ["| `ml.model.` + | tasks | unit | attributes | what it counts |", "|---|---|---|---|---|"]
+    for name, (tasks, unit, attributes, description) in rows.items():
+        shown = "all" if all(task in tasks for task in catalog.TASKS) else tasks
+        lines.append(f"| `{name}` | {shown} | `{unit}` | {attributes} | {description} |")
+    return "\n".join(lines)
+
+
+def rejection_list() -> str:
+    """The values of ``ml.reject.reason``."""
+    return ", ".join(f"`{reason}`" for reason in encoding.REASONS)
+
+
+GENERATED = {"metrics": metric_table, "totals": total_table, "reasons": rejection_list}
+
+
+def rebuilt(text: str) -> str:
+    """
+    A Markdown text with its generated parts made anew; they stand between ``<!-- name -->`` and ``<!-- /name -->``.
+    """
+    for name, make in GENERATED.items():
+        pattern = re.compile(f"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
+        made = make()
+        text = pattern.sub(lambda found, made=made: found[1] + made + "\n" + found[2], text)  # type: ignore[misc]
+    return text
+
+
+def update(readme: Path) -> bool:
+    """Rebuild a file; returns whether it changed."""
+    before = readme.read_text(encoding="utf-8")
+    after = rebuilt(before)
+    readme.write_text(after, encoding="utf-8")
+    return before != after

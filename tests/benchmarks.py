@@ -1,0 +1,216 @@
+"""
+What the library costs, as ratios against peers measured in the same run.
+
+    make bench                  all measurements
+    make bench ARGS=--check     and fail where one is over its budget
+
+Nanoseconds differ from machine to machine and from minute to minute; ratios of one run much less. Each figure is
+the best of several repetitions, which is the one least disturbed by whatever else the machine did.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import prometheus_client
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+from river import metrics as river_metrics
+from river import utils as river_utils
+from sklearn.metrics import precision_recall_fscore_support
+
+from otel_model_metrics import BinaryMonitor, MulticlassMonitor, RankingMonitor, RegressionMonitor, Window
+
+ROWS = 60_000
+BATCH = 10_000
+COLLECTED = 100_000
+README = Path(__file__).parent.parent / "README.md"
+
+
+def best(function: Callable[[], object], rows: int, repetitions: int = 7) -> float:
+    """Nanoseconds a row, the best of several runs."""
+    times = []
+    for _ in range(repetitions):
+        gc.collect()
+        begin = time.perf_counter()
+        function()
+        times.append(time.perf_counter() - begin)
+    return min(times) / rows * 1e9
+
+
+def loop(call: Callable[[], object], times: int = 20_000) -> Callable[[], None]:
+    def run() -> None:
+        for _ in range(times):
+            call()
+
+    return run
+
+
+@dataclass
+class Line:
+    """One measurement: ours, a peer's, and the most that ours may be of it (or in nanoseconds)."""
+
+    what: str
+    ours: float
+    peer: str
+    theirs: float | None
+    budget: str
+    within: bool
+
+    def cells(self) -> list[str]:
+        theirs = "" if self.theirs is None else f"{self.theirs:,.0f} ns"
+        ratio = "" if self.theirs is None else f"1/{self.theirs / self.ours:.1f}"
+        return [
+            self.what,
+            f"{self.ours:,.0f} ns",
+            self.peer,
+            theirs,
+            ratio,
+            self.budget,
+            "yes" if self.within else "NO",
+        ]
+
+
+def against(what: str, ours: float, peer: str, theirs: float, at_most: float) -> Line:
+    return Line(what, ours, peer, theirs, f"1/{at_most:g}", ours * at_most <= theirs)
+
+
+def monitor_of(name: str, **arguments: object) -> BinaryMonitor:
+    return BinaryMonitor(name, meter_provider=MeterProvider(shutdown_on_exit=False), **arguments)
+
+
+def record_calls() -> list[Line]:
+    """One call of record(), beside one call of the counters people know."""
+    counter = MeterProvider([InMemoryMetricReader()], shutdown_on_exit=False).get_meter("bench").create_counter("calls")
+    add = best(loop(lambda: counter.add(1, {"model": "m", "version": "1", "country": "DE", "channel": "web"})), 20_000)
+    labels = prometheus_client.Counter(
+        "calls", "calls", ["model", "version", "country", "channel"], registry=prometheus_client.CollectorRegistry()
+    )
+    inc = best(loop(lambda: labels.labels("m", "1", "DE", "web").inc()), 20_000)
+    rolling = river_utils.Rolling(river_metrics.F1, window_size=10_000)
+    river = best(loop(lambda: rolling.update(True, False), 5_000), 5_000, repetitions=3)
+
+    full = monitor_of("full")
+    plain = monitor_of("plain")
+    staging = full._recorder.staging_limit // 5 - 1
+
+    def caller() -> None:
+        full._staged.clear()
+        for _ in range(staging):
+            full.record(prediction=True, label=False, score=0.83, segments={"country": "DE", "channel": "web"})
+
+    in_caller = best(caller, staging, repetitions=50)
+
+    def amortised_full() -> None:
+        for _ in range(ROWS):
+            full.record(prediction=True, label=False, score=0.83, segments={"country": "DE", "channel": "web"})
+        full.snapshot()
+
+    def amortised_plain() -> None:
+        for _ in range(ROWS):
+            plain.record(True, False)
+        plain.snapshot()
+
+    all_in, all_in_plain = best(amortised_full, ROWS, 5), best(amortised_plain, ROWS, 5)
+    with_all = "`record`, score, 2 segments"
+    return [
+        against(f"{with_all}: in the caller", in_caller, "`Counter.add`, 4 attributes", add, 12),
+        against(f"{with_all}: in the caller", in_caller, "`.labels().inc()`, 4 labels", inc, 2),
+        against(f"{with_all}: all in", all_in, "`Counter.add`, 4 attributes", add, 10),
+        against("`record(prediction, label)`: all in", all_in_plain, "`Counter.add`, 4 attributes", add, 18),
+        against("`record(prediction, label)`: all in", all_in_plain, "`.labels().inc()`, 4 labels", inc, 3),
+        against("`record(prediction, label)`: all in", all_in_plain, "River `Rolling(F1).update`", river, 1),
+    ]
+
+
+def batches() -> list[Line]:
+    """record_batch of 10,000 rows."""
+    rng = np.random.default_rng(0)
+    labels = rng.random(BATCH) < 0.3
+    scores = rng.random(BATCH)
+    predictions = scores >= 0.5
+    countries = np.array([f"country {n}" for n in range(40)], object)[rng.integers(0, 40, BATCH)]
+    channels = np.array(["web", "app", "shop"], object)[rng.integers(0, 3, BATCH)]
+    plain, full = monitor_of("plain batch"), monitor_of("full batch")
+
+    def with_segments() -> None:
+        full.record_batch(predictions, labels, scores=scores, segments={"country": countries, "channel": channels})
+
+    with_segments()
+    without = best(loop(lambda: plain.record_batch(predictions, labels, scores=scores), 20), 20 * BATCH)
+    within = best(loop(with_segments, 20), 20 * BATCH)
+    return [
+        Line("`record_batch`, a row of 10,000", without, "", None, "20 ns", without <= 20),
+        Line("`record_batch`, 2 segments as arrays", within, "", None, "60 ns", within <= 60),
+    ]
+
+
+def collections() -> list[Line]:
+    """One collection of 100,000 rows in 100 segments, beside one call of scikit-learn without segments."""
+    rng = np.random.default_rng(0)
+    labels, predictions = rng.random(COLLECTED) < 0.3, rng.random(COLLECTED) < 0.4
+    segments = {
+        "country": np.array([f"country {n}" for n in range(50)], object)[rng.integers(0, 50, COLLECTED)],
+        "shop": np.array([f"shop {n}" for n in range(50)], object)[rng.integers(0, 50, COLLECTED)],
+    }
+    monitor = monitor_of("collected", window=Window(rows=COLLECTED))
+    monitor.record_batch(predictions, labels, segments=segments)
+    assert monitor.snapshot().rows == COLLECTED
+    assert len(monitor.snapshot().segments) == 101
+    ours = best(monitor.snapshot, 1, 30)
+    warnings.simplefilter("ignore")
+    theirs = best(lambda: precision_recall_fscore_support(labels, predictions, average="binary"), 1, 5)
+    what = "collection, 100,000 rows x 100 segments"
+    return [
+        Line(what, ours, "", None, "2 ms", ours <= 2e6),
+        against(what, ours, "`precision_recall_fscore_support`", theirs, 1),
+    ]
+
+
+def memory() -> list[tuple[str, float]]:
+    """Bytes a row of the window."""
+    window = Window(rows=100_000)
+    provider = MeterProvider(shutdown_on_exit=False)
+    monitors = [
+        BinaryMonitor("m1", window=window, meter_provider=provider),
+        MulticlassMonitor("m2", window=window, meter_provider=provider),
+        RegressionMonitor("m3", window=window, meter_provider=provider),
+        RankingMonitor("m4", window=window, meter_provider=provider),
+    ]
+    return [(monitor.task, monitor._recorder.nbytes / window.rows) for monitor in monitors]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[1])
+    parser.add_argument("--check", action="store_true", help="exit 1 where a figure is over its budget")
+    parser.add_argument("--readme", action="store_true", help="write the table into README.md")
+    arguments = parser.parse_args()
+    lines: list[Line] = []
+    for step, measure in enumerate((record_calls, batches, collections), start=1):
+        print(f"[{step}/3] {measure.__doc__}", file=sys.stderr, flush=True)
+        lines += measure()
+    header = ["what", "ours", "peer", "peer's", "ratio", "budget", "within"]
+    table = [header, ["---"] * len(header), *(line.cells() for line in lines)]
+    table += [
+        [f"memory of a row, {task}", f"{size:.0f} bytes", "", "", "", "40 bytes", "yes" if size <= 40 else "NO"]
+        for task, size in memory()
+    ]
+    text = "\n".join("| " + " | ".join(row) + " |" for row in table)
+    print(text)
+    if arguments.readme:
+        begin, end = "<!-- benchmarks -->\n", "<!-- /benchmarks -->"
+        before, _, rest = README.read_text().partition(begin)
+        README.write_text(before + begin + text + "\n" + end + rest.partition(end)[2])
+    return int(arguments.check and "NO" in text)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

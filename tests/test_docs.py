@@ -1,0 +1,45 @@
+"""The README tells the truth: its Python runs, its output is what it says, its tables are those of the catalogue."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from otel_model_metrics import reference
+
+README = Path(__file__).parent.parent / "README.md"
+
+
+def test_every_python_block_of_the_readme_runs_and_prints_what_it_says(tmp_path):
+    """
+    All blocks in one process, top to bottom, as a reader would.
+    """
+    text = README.read_text()
+    blocks = re.findall(r"(<!-- not run[^\n]*\n)?```python\n(.*?)```", text, re.DOTALL)
+    script = tmp_path / "readme.py"
+    script.write_text("\n".join(code for skipped, code in blocks if not skipped))
+    expected = "".join(re.findall(r"```text\n(.*?)```", text, re.DOTALL))
+
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=60)
+
+    assert len(blocks) >= 5
+    assert (0, expected) == (done.returncode, done.stdout), done.stderr
+
+
+def test_the_generated_tables_are_those_of_a_fresh_run():
+    """
+    If this fails: make docs.
+    """
+    assert reference.rebuilt(README.read_text()) == README.read_text()
+
+
+@pytest.mark.parametrize("make", reference.GENERATED.values(), ids=list(reference.GENERATED))
+def test_the_readme_has_each_generated_part(make):
+    """
+    A part that is generated and shown nowhere helps nobody.
+    """
+    assert make() in README.read_text()
