@@ -252,7 +252,7 @@ class BinaryMonitor(Monitor):
             prediction: True/False, 0/1, or a value comparable with `positive`. None leaves it to score and threshold.
             label: The truth, likewise. None means not known: the prediction is counted, but not in the window.
             score: Probability of the positive class, in [0, 1].
-            segments: Name -> value (or several values), or a list of tags.
+            segments: Name -> value (or a tuple of several values), or a list of tags.
             timestamp: Seconds since 1970 or an aware datetime; now by default.
 
         Cost: about half a microsecond with score and two segments; one call in 4,096 encodes the staged rows and

@@ -11,7 +11,7 @@ import array
 import logging
 import math
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -234,7 +234,7 @@ class Recorder:
             del staged[:length]
             times, predictions, labels, scores, keys = fields
             self._take_guarded(
-                np.frombuffer(array.array("d", times), np.float64),
+                times,
                 predictions,
                 labels,
                 scores,
@@ -246,7 +246,12 @@ class Recorder:
         return refusals
 
     def _take_guarded(
-        self, times: NDArray[np.float64], *args: Any, now: float, refusals: list[tuple[str, int, str]], **kwargs: Any
+        self,
+        times: Sequence[float] | NDArray[np.float64],
+        *args: Any,
+        now: float,
+        refusals: list[tuple[str, int, str]],
+        **kwargs: Any,
     ) -> None:
         """As `_take`, but a fault of ours costs the rows, counted, and never reaches the caller."""
         self._used = True
@@ -264,7 +269,7 @@ class Recorder:
 
     def _take(
         self,
-        times: NDArray[np.float64],
+        moments: Sequence[float] | NDArray[np.float64],
         predictions: RawColumn | None,
         labels: RawColumn | None,
         scores: RawColumn | None,
@@ -273,7 +278,8 @@ class Recorder:
         by_name: Mapping[str, list[Any]] | None,
         now: float,
     ) -> Refusals:
-        count = len(times)
+        count = len(moments)
+        times = moments if isinstance(moments, np.ndarray) else np.frombuffer(array.array("d", moments), np.float64)
         refusals = Refusals(count)
         encoded = self._encoder.encode(predictions, labels, scores, count, refusals)
         if by_name is not None:
@@ -282,7 +288,7 @@ class Recorder:
             sets = np.zeros(count, np.int32) if keys is None else self._segments.encode_keys(keys)
         if sets.min(initial=0) < 0:
             problem = self._segments.problem
-            refusals.add(encoding.INVALID_SEGMENT, sets == UNUSABLE_SET, lambda row: f"{problem}.")
+            refusals.add(encoding.INVALID_SEGMENT, sets == UNUSABLE_SET, lambda row: problem)
         timely = (times >= 0) & (times <= now + _FUTURE_TOLERANCE)
         if not timely.all():
             refusals.add(

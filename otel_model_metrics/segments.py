@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from otel_model_metrics.statistics.groups import Groups
-from otel_model_metrics.vocabulary import MISSING, OTHER, OVERFLOW, UNUSABLE, Vocabulary
+from otel_model_metrics.vocabulary import MISSING, OTHER, OVERFLOW, SHIFT, UNUSABLE, Vocabulary
 
 TAG_NAME = "segment"
 MAX_NAMES = 32
@@ -25,6 +25,8 @@ _MAX_REMEMBERED_KEYS = 4096
 _MAX_REMEMBERED_LENGTH = 256
 _MAX_TABLES = 16
 _MAX_JOINT = 1 << 62
+_OVERFLOW_PLACE = OVERFLOW + SHIFT
+_UNUSABLE_PLACE = UNUSABLE + SHIFT
 
 Key = Any  # None, or a tuple of (name, value) pairs, as staged by record()
 SetCodes = NDArray[np.int32]
@@ -46,19 +48,15 @@ def key_of(segments: Any) -> Key:
     """
     try:
         if isinstance(segments, Mapping):
-            return tuple((name, _frozen(value)) for name, value in segments.items())
+            return tuple(segments.items())
         if isinstance(segments, (list, tuple, set, frozenset)):
             return tuple((TAG_NAME, value) for value in segments)
     except Exception as error:
-        return UnusableKey(f"segments could not be read ({error!r})")
+        return UnusableKey(f"segments could not be read ({error!r}).")
     return UnusableKey(
         f"segments must be a mapping name -> value or a list of tags, got {_shown(segments)}. "
         f'Write segments={{"country": "DE"}}, or segments=["DE"] for a tag.'
     )
-
-
-def _frozen(value: Any) -> Any:
-    return tuple(value) if isinstance(value, (list, set)) else value
 
 
 def _shown(value: Any) -> str:
@@ -147,23 +145,23 @@ class SegmentTable:
         """
         names = tuple(columns)
         for name in names:
-            if self._name_code(name) < 0:
+            if self._name_code(name) == UNUSABLE:
                 return np.full(count, UNUSABLE_SET, np.int32)
-        # Each value's place in its own vocabulary, with 0 for no segment and 1 for "__other__" ...
-        base = self._max_values + 2
+        # Each value's place in its own vocabulary ...
+        base = self._max_values + SHIFT
         if base ** len(names) > _MAX_JOINT:
             rows = zip(*(columns[name] for name in names), strict=True)
             return self.encode_keys([tuple(zip(names, row, strict=True)) for row in rows])
         joint = np.zeros(count, np.int64)
         unusable: NDArray[np.bool_] | None = None
-        for position, name in enumerate(names):
-            codes = self._vocabulary(name).encode(columns[name])
-            if (lowest := int(codes.min(initial=0))) < 0:
-                if lowest == UNUSABLE:
-                    unusable = (codes == UNUSABLE) if unusable is None else unusable | (codes == UNUSABLE)
-                    self.problem = f"segment values must be hashable, got one that is not for {name!r}"
-                codes = np.select([codes == OVERFLOW, codes < 0], [-1, -2], codes)
-            joint = codes + 2 if position == 0 else joint * base + codes + 2
+        for name in names:
+            places = self._vocabulary(name).places(columns[name])
+            if places.min(initial=SHIFT) == _UNUSABLE_PLACE:
+                self.problem = f"segment values must be hashable, got one that is not for {name!r}."
+                bad = places == _UNUSABLE_PLACE
+                unusable = bad if unusable is None else unusable | bad
+            joint *= base
+            joint += places
         # ... so that a whole set is one number, looked up in a table while that is small.
         if base ** len(names) <= 1 << 16:
             table = self._tables.get(names)
@@ -208,7 +206,7 @@ class SegmentTable:
         groups: set[int] = set()
         length = 0
         for name, value in key:
-            for one in value if isinstance(value, (tuple, list, set, frozenset)) else (value,):
+            for one in value if isinstance(value, (tuple, frozenset)) else (value,):
                 group = self._group(name, one)
                 if group == UNUSABLE:
                     return UNUSABLE_SET
@@ -229,10 +227,10 @@ class SegmentTable:
         groups = []
         for name in reversed(names):
             number, place = divmod(number, base)
-            if place == 1:
+            if place == _OVERFLOW_PLACE:
                 groups.append(self._register(name, OTHER))
-            elif place > 1:
-                groups.append(self._register(name, self._vocabulary(name).names[place - 2]))
+            elif place >= SHIFT:
+                groups.append(self._register(name, self._vocabulary(name).names[place - SHIFT]))
         return self._set_code(tuple(sorted(set(groups))))
 
     def _set_code(self, groups: tuple[int, ...]) -> int:
@@ -250,7 +248,7 @@ class SegmentTable:
         code = self.names.code(name) if isinstance(name, str) else UNUSABLE
         if code == UNUSABLE or (self._fixed and code < 0):
             known = ", ".join(self.names.names) or "none"
-            self.problem = f"segment name must be one of those given to the monitor ({known}), got {_shown(name)}"
+            self.problem = f"segment name must be one of those given to the monitor ({known}), got {_shown(name)}."
             return UNUSABLE
         return code
 
@@ -270,7 +268,8 @@ class SegmentTable:
         vocabulary = self._vocabulary(name)
         code = vocabulary.code(value)
         if code == UNUSABLE:
-            self.problem = f"segment values must be hashable, got {_shown(value)} for {name!r}"
+            several = ", or a tuple of several" if isinstance(value, (list, set)) else ""
+            self.problem = f"segment values must be hashable{several}, got {_shown(value)} for {name!r}."
         if code in (UNUSABLE, MISSING):
             return code
         return self._register(name, OTHER if code == OVERFLOW else vocabulary.names[code])

@@ -25,9 +25,9 @@ OVERFLOW = -1  # a new value, but the vocabulary is full or closed
 MISSING = -2  # None or NaN: no value at all
 UNUSABLE = -3  # unhashable, or it cannot be written as text
 
-# Codes are kept shifted by three, so that a whole column fits the fast path through bytes().
-_SHIFT = 3
-_BYTE_LIMIT = 256 - _SHIFT
+# Codes are kept shifted by three, so that a whole column goes through bytes(), which takes nothing negative.
+SHIFT = 3
+_BYTE_LIMIT = 256 - SHIFT
 # Longer keys are not remembered: 50 remembered values of 10 kB would be half a megabyte per segment name.
 _MAX_REMEMBERED_LENGTH = 256
 
@@ -97,7 +97,7 @@ class Vocabulary:
         self.names: list[str] = []
         self._by_name: dict[str, int] = {}
         # An exact dict, not a subclass: itemgetter is three times faster on it.
-        self._shifted: dict[Hashable, int] = {None: MISSING + _SHIFT}
+        self._places: dict[Hashable, int] = {None: MISSING + SHIFT}
         self._closed = False
         for value in values:
             self.code(value)
@@ -109,11 +109,11 @@ class Vocabulary:
     def code(self, value: Any) -> int:
         """The code of one value: 0 or more, or `OVERFLOW`, `MISSING`, `UNUSABLE`."""
         try:
-            known = self._shifted.get(value)
-        except TypeError:
+            known = self._places.get(value)
+        except Exception:  # unhashable, or its __hash__ or __eq__ fails
             return UNUSABLE
         if known is not None:
-            return known - _SHIFT
+            return known - SHIFT
         try:
             if _is_missing(value):
                 return MISSING
@@ -126,10 +126,10 @@ class Vocabulary:
                 return OVERFLOW
             code = self._by_name[name] = len(self.names)
             self.names.append(name)
-        if len(self._shifted) < 4 * self.limit + 16 and not (
+        if len(self._places) < 4 * self.limit + 16 and not (
             isinstance(value, (str, bytes)) and len(value) > _MAX_REMEMBERED_LENGTH
         ):
-            self._shifted[value] = code + _SHIFT
+            self._places[value] = code + SHIFT
         return code
 
     def encode(self, values: Sequence[Any]) -> IntArray:
@@ -142,26 +142,28 @@ class Vocabulary:
         Returns:
             Shape ``(n,)``, int64; negative where a value has no code, as in `code`.
         """
-        count = len(values)
-        if count < 2:  # itemgetter of one key returns no tuple
-            return np.array([self.code(value) for value in values], dtype=np.int64)
-        try:
-            shifted = itemgetter(*values)(self._shifted)
-        except (KeyError, TypeError):
-            return self._encode_unknown(values)
-        except Exception:  # a value whose __hash__ or __eq__ fails
-            return np.array([self.code(value) for value in values], dtype=np.int64)
-        if len(self.names) < _BYTE_LIMIT:
-            return np.subtract(np.frombuffer(bytes(shifted), np.uint8), _SHIFT, dtype=np.int64)
-        return np.array(shifted, dtype=np.int64) - _SHIFT
+        return np.subtract(self.places(values), SHIFT, dtype=np.int64)
 
-    def _encode_unknown(self, values: Sequence[Any]) -> IntArray:
-        """As `encode`, for a column with values not seen before: each distinct one is looked up once."""
-        try:
-            codes = {value: self.code(value) for value in dict.fromkeys(values)}
-            return np.array([codes[value] for value in values], dtype=np.int64)
-        except Exception:  # unhashable values among them
-            return np.array([self.code(value) for value in values], dtype=np.int64)
+    def places(self, values: Sequence[Any]) -> NDArray[np.uint8] | IntArray:
+        """
+        As `encode`, but shifted by `SHIFT`, so that no number is negative.
+
+        Cost: about 15 ns a value when all are known.
+        """
+        if len(values) > 1:  # itemgetter of one key returns no tuple
+            try:
+                places = itemgetter(*values)(self._places)
+                if len(self.names) < _BYTE_LIMIT:
+                    return np.frombuffer(bytes(places), np.uint8)
+                return np.array(places, np.int64)
+            except Exception:  # values not seen before, unhashable ones, or such whose __hash__ or __eq__ fails
+                pass
+        try:  # each distinct value is looked up once
+            known = {value: self.code(value) for value in dict.fromkeys(values)}
+            codes = [known[value] for value in values]
+        except Exception:
+            codes = [self.code(value) for value in values]
+        return np.array(codes, np.int64) + SHIFT
 
 
 def _is_missing(value: Any) -> bool:

@@ -205,7 +205,7 @@ def test_a_million_different_values_leave_a_vocabulary_small():
     assert list(range(50)) == codes[:50].tolist()
     assert {OVERFLOW} == set(codes[50:].tolist())
     assert 50 == len(words)
-    assert 4 * 50 + 16 >= len(words._shifted)
+    assert 4 * 50 + 16 >= len(words._places)
 
 
 def test_many_spellings_of_a_value_are_not_all_remembered():
@@ -220,7 +220,7 @@ def test_many_spellings_of_a_value_are_not_all_remembered():
         words.code(b"x" * 121 + bytes([65 + spaces % 26]))
 
     assert 2 == len(words)
-    assert 4 * 2 + 16 >= len(words._shifted)
+    assert 4 * 2 + 16 >= len(words._places)
 
 
 def test_long_values_are_cut_and_not_remembered_whole():
@@ -232,7 +232,7 @@ def test_long_values_are_cut_and_not_remembered_whole():
 
     assert [0, 0, 1] == words.encode([long, long + "y", "short"]).tolist()
     assert ["x" * 119 + "…", "short"] == words.names
-    assert 256 >= max(len(known) for known in words._shifted if isinstance(known, str))
+    assert 256 >= max(len(known) for known in words._places if isinstance(known, str))
 
 
 @pytest.mark.parametrize("limit", [1, 2, 252, 253, 254, 255, 256, 257, 300])

@@ -117,7 +117,8 @@ class TumourModel(ServedModel):
         )
 
     def _disturb(self, rng: np.random.Generator, features: Floats) -> Floats:
-        return features - 1.5 * self._deviation
+        low: Floats = features - 1.5 * self._deviation
+        return low
 
     def _answer(self, traffic: Traffic) -> None:
         scores = self._model.predict_proba(traffic.features)[:, 1].tolist()

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
+from statistics import fmean
 from typing import Literal
 
 from rich.table import Table
@@ -124,7 +126,8 @@ def _model_state(name: str, version: str, series: Mapping[Key, Received]) -> Mod
             history=one.history,
             segments=_segments(series, metric, attributes, definition.better),
         )
-        place = objective is None, state.bounds is None, catalog.METRICS.index(definition)
+        # What segments have too is what the catalogue holds to matter most.
+        place = objective is None, not definition.in_segments, catalog.METRICS.index(definition)
         found.append((place, state))
     found.sort(key=lambda entry: entry[0])
     rows = series.get(("window.rows", frozenset()))
@@ -241,14 +244,16 @@ def objective_of(state: MetricState) -> str:
 
 def sparkline(history: Sequence[float], width: int, ramp: str = _RAMP) -> str:
     """
-    The last `width` values as a line of characters, the smallest lowest.
+    Values as a line of at most `width` characters, the smallest lowest; several share one where there is no room.
 
     >>> sparkline([0.0, 0.5, 1.0], width=10, ramp="_-#")
     '_-#'
     """
-    shown = history[-width:] if width > 0 else ()
-    if not shown:
+    count = min(len(history), width)
+    if count <= 0:
         return ""
+    ends = [(part + 1) * len(history) // count for part in range(count)]
+    shown = [fmean(history[start:end]) for start, end in pairwise([0, *ends])]
     least, most = min(shown), max(shown)
     # Noise must not look like an event: a change of less than 5 % is drawn as small as it is.
     span = max(most - least, 0.05 * max(abs(most), abs(least))) or 1.0
@@ -346,7 +351,7 @@ def summary(before: Sequence[ModelState], after: Sequence[ModelState]) -> Table:
         before: The models at the end of the healthy phase.
         after: The models at the end.
     """
-    table = Table(box=None, padding=(0, 2, 0, 0), show_edge=False, header_style="bold")
+    table = Table(box=None, padding=(0, 1, 0, 0), show_edge=False, header_style="bold")
     for title in ("model", "metric", "objective", "healthy", "disturbed", "verdict"):
         table.add_column(title, no_wrap=True)
     healthy = {(model.name, metric.name): metric for model in before for metric in model.metrics}
@@ -360,7 +365,7 @@ def summary(before: Sequence[ModelState], after: Sequence[ModelState]) -> Table:
                     state.name,
                     objective_of(state),
                     "-" if earlier is None else number(earlier.value),
-                    Text(value_and_bounds(state)),
+                    number(state.value),
                     Text(said.words, style="green" if said.good else "bold red"),
                 )
     return table
