@@ -98,6 +98,7 @@ class Monitor:
         self._clock = clock
         # What record() needs, without a detour: attribute look-ups are a good part of its cost.
         self._staged = self._recorder.staged
+        self._key_ids = table.key_ids
         self._limit = 1 if strict else self._recorder.staging_limit
         with _monitors_lock:
             if (self.name, self.version) in _monitors:
@@ -259,10 +260,11 @@ class BinaryMonitor(Monitor):
             takes a millisecond.
         """
         if segments is None:
-            key = None
+            key: Any = 0  # the number of the empty key
         else:
             try:
                 key = tuple(segments.items())  # type: ignore[union-attr]
+                key = self._key_ids.get(key, key)
             except Exception:
                 key = key_of(segments)
         staged = self._staged

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from otel_model_metrics import encoding
 from otel_model_metrics.columns import RawColumn, read_column, to_times
 from otel_model_metrics.encoding import Encoder, Refusals
-from otel_model_metrics.segments import UNUSABLE_SET, SegmentTable, SetCodes, key_of
+from otel_model_metrics.segments import MAX_REMEMBERED_KEYS, UNUSABLE_SET, SegmentTable, SetCodes, key_of
 from otel_model_metrics.statistics.groups import Groups
 from otel_model_metrics.totals import Sums, Totals
 from otel_model_metrics.window import TIME, Columns, RingBuffer, Window
@@ -37,7 +37,6 @@ _BATCH_PIECE = 65_536
 # Callers leave draining to whoever holds the lock, until this many times the usual number of rows is staged.
 _STAGING_BACKLOG = 16
 _LOG_INTERVAL = 60.0
-_MIN_SETS_KEPT = 4096
 
 
 @dataclass(frozen=True)
@@ -98,7 +97,8 @@ class Recorder:
         self._clock = clock
         self._strict = strict
         self._ring = RingBuffer(window.rows, {SETS: np.int32, **encoder.dtypes})
-        self._max_sets = max(_MIN_SETS_KEPT, 2 * window.rows)
+        # After compaction there are at most as many as rows in the ring and remembered keys.
+        self._max_sets = 2 * (window.rows + MAX_REMEMBERED_KEYS)
         self.staged: list[Any] = []
         self.staging_limit = encoder.staging_rows * STAGED_FIELDS
         self.reset()

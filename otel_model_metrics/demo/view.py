@@ -266,9 +266,13 @@ def segments_in_words(model: ModelState) -> str:
     if not model.metrics or not model.metrics[0].segments:
         return ""
     metric = model.metrics[0]
-    worst, *others = (f"{one.place} {number(one.value)} ({one.rows} rows)" for one in metric.segments)
+    worst, *others = (f"{one.place} {number(one.value)} ({_count(one.rows)})" for one in metric.segments)
     words = f"{metric.name} by {metric.segments[0].name}: worst {worst}"
     return ", ".join([words, *others])
+
+
+def _count(rows: int) -> str:
+    return f"{rows} row" if rows == 1 else f"{rows} rows"
 
 
 def progress(moment: Moment, width: int = 20) -> str:
@@ -314,7 +318,7 @@ def _metrics_that_fit(models: int, height: int) -> int:
 
 
 def _model_rows(model: ModelState, most: int, spark: int, ramp: str) -> Iterable[Text]:
-    yield Text.assemble((model.name, "bold"), f" version {model.version}, {model.rows} rows in the window")
+    yield Text.assemble((model.name, "bold"), f" version {model.version}, {_count(model.rows)} in the window")
     for state in model.metrics[:most]:
         said = verdict(state)
         style = "" if said is None else "green" if said.good else "bold red"
@@ -340,7 +344,7 @@ def _in_words(model: ModelState) -> str:
         said = verdict(state)
         if said is not None:
             parts.append(f"{state.name} {value_and_bounds(state)}, objective {objective_of(state)}: {said.words}")
-    return "; ".join([*parts, f"{model.rows} rows", segments_in_words(model)])
+    return "; ".join([*parts, _count(model.rows), segments_in_words(model)])
 
 
 def summary(before: Sequence[ModelState], after: Sequence[ModelState]) -> Table:
