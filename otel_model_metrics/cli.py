@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from otel_model_metrics.version import __version__
@@ -67,5 +68,15 @@ def _group() -> click.Group:
         except ValueError as error:
             raise click.BadParameter(str(error), param_hint="--seconds") from error
         sys.exit(code)
+
+    @group.command()
+    @click.argument("readme", type=click.Path(exists=True, dir_okay=False, path_type=Path), default="README.md")
+    def docs(readme: Path) -> None:
+        """
+        Rebuild the generated tables of a Markdown file, in place.
+        """
+        from otel_model_metrics import reference
+
+        click.echo(f"{readme}: {'rebuilt' if reference.update(readme) else 'up to date'}")
 
     return group
