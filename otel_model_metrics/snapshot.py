@@ -35,7 +35,7 @@ class Selection:
         metrics: The metrics of the overall window.
         in_segments: Names of those that segments have too.
         objectives: Level by metric name; names may end in a cut-off of their own, as in ``ndcg_at_5``.
-        naming: Cut-offs; classes are those of the moment.
+        ks: Cut-offs of metrics at k.
     """
 
     task: Task

@@ -284,7 +284,7 @@ def test_the_view_shows_objectives_first_and_the_worst_segment(make, exports):
     """
     search = make(RankingMonitor, "search", k=[1, 3], objectives={"ndcg_at_3": 0.7})
     species = make(MulticlassMonitor, "species", classes=["cat", "dog"], objectives={"f1": 0.6})
-    for place, label in (("home", "a"), ("away", "b"), ("away", "z")):
+    for place, label in (("away", "a"), ("home", "b"), ("home", "z")):
         search.record(["a", "b", "c"], label, segments={"from": place})
         species.record("cat", "cat" if label == "a" else "dog", segments={"from": place})
 
@@ -292,8 +292,8 @@ def test_the_view_shows_objectives_first_and_the_worst_segment(make, exports):
 
     assert ("search", 3) == (of_search.name, of_search.rows)
     assert ("ndcg@3", 0.7) == (of_search.metrics[0].name, of_search.metrics[0].objective)
-    assert [("away", 2), ("home", 1)] == [(one.place, one.rows) for one in of_search.metrics[0].segments]
-    assert "ndcg@3 by from: worst away 0.315 (2 rows), home 1.000 (1 row)" == view.segments_in_words(of_search)
+    assert [("home", 2), ("away", 1)] == [(one.place, one.rows) for one in of_search.metrics[0].segments]
+    assert "ndcg@3 by from: worst home 0.315 (2 rows), away 1.000 (1 row)" == view.segments_in_words(of_search)
     assert ("f1", 0.6, 0.25) == (
         of_species.metrics[0].name,
         of_species.metrics[0].objective,
@@ -358,7 +358,7 @@ def test_a_fault_of_our_own_is_not_blamed_on_an_extra():
     )
 
     assert 1 == done.returncode
-    assert "ModuleNotFoundError" in done.stderr
+    assert done.stderr.splitlines()[-1].startswith("ModuleNotFoundError: import of otel_model_metrics.demo.view")
 
 
 @pytest.mark.parametrize("seconds", ["3.9", "nan"])
