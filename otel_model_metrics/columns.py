@@ -7,6 +7,7 @@ from __future__ import annotations
 import array
 import datetime
 import decimal
+import math
 from typing import Any, cast
 
 import numpy as np
@@ -17,6 +18,7 @@ RawColumn = list[Any] | NDArray[Any]
 FloatArray = NDArray[np.float64]
 BoolArray = NDArray[np.bool_]
 
+_DURATIONS: tuple[type, ...] = (np.timedelta64,)
 _NUMBERS = (bool, int, float, np.bool_, np.integer, np.floating, decimal.Decimal)
 
 
@@ -36,8 +38,10 @@ def read_column(values: Any, what: str) -> RawColumn:
 
     Cost: O(n); nothing is copied for a list or a numpy array.
     """
-    if isinstance(values, (list, np.ndarray)):
-        column: Any = values
+    if isinstance(values, np.ma.MaskedArray):
+        column: Any = values.tolist()  # None where masked
+    elif isinstance(values, (list, np.ndarray)):
+        column = values
     elif isinstance(values, (str, bytes)) or not hasattr(values, "__iter__"):
         raise TypeError(f"{what} must be an array or list with one entry a row, got {type(values).__name__}.")
     elif hasattr(values, "to_pylist"):  # pyarrow
@@ -47,7 +51,7 @@ def read_column(values: Any, what: str) -> RawColumn:
             else values.to_numpy(**_copy(values))
         )
     elif hasattr(values, "to_numpy"):  # pandas Series and Index, polars Series
-        plain = isinstance(getattr(values, "dtype", None), np.dtype)
+        plain = getattr(values, "ndim", 1) > 1 or isinstance(getattr(values, "dtype", None), np.dtype)
         column = values.to_numpy() if plain else _objects_of(values)
     elif hasattr(values, "categories") and hasattr(values, "codes"):  # pandas Categorical
         column = _objects_of(values)
@@ -131,14 +135,13 @@ def floats_or_none(column: RawColumn) -> FloatArray | None:
 
 def to_float(value: Any) -> float:
     """One real number as float; NaN for everything else."""
-    if isinstance(value, np.ndarray) and value.ndim == 0:
-        value = value.item()
-    if not isinstance(value, _NUMBERS):
-        return float("nan")
     try:
-        return float(value)
-    except (OverflowError, ValueError):
-        return float("nan")
+        if isinstance(value, np.ndarray) and value.ndim == 0:
+            value = value.item()
+        # numpy counts a duration among the integers
+        return float(value) if isinstance(value, _NUMBERS) and not isinstance(value, _DURATIONS) else math.nan
+    except Exception:  # beyond float64, or its __float__ fails
+        return math.nan
 
 
 def to_seconds(value: Any) -> float:
@@ -151,13 +154,16 @@ def to_seconds(value: Any) -> float:
     >>> to_seconds(datetime.datetime(1970, 1, 2, tzinfo=datetime.timezone.utc)), to_seconds("now")
     (86400.0, nan)
     """
-    if isinstance(value, datetime.datetime):
-        return value.timestamp() if value.tzinfo is not None else float("nan")
-    if isinstance(value, np.datetime64):
-        return float(value.astype("datetime64[us]").astype(np.int64)) / 1e6 if not np.isnat(value) else float("nan")
-    if isinstance(value, (bool, np.bool_)):
-        return float("nan")
-    return to_float(value)
+    try:
+        if isinstance(value, datetime.datetime):
+            return value.timestamp() if value.tzinfo is not None else math.nan
+        if isinstance(value, np.datetime64):
+            return float(value.astype("datetime64[us]").astype(np.int64)) / 1e6 if not np.isnat(value) else math.nan
+        if isinstance(value, (bool, np.bool_)):
+            return math.nan
+        return to_float(value)
+    except Exception:  # e.g. a time zone that fails
+        return math.nan
 
 
 def to_times(values: Any) -> FloatArray:

@@ -74,7 +74,12 @@ class Refusals:
         if count:
             self._refused |= new
             before, text = self.reasons.get(reason, (0, ""))
-            self.reasons[reason] = (before + count, text or message(int(np.argmax(new))))
+            if not text:
+                try:
+                    text = message(int(np.argmax(new)))
+                except Exception:  # the value cannot even be looked at
+                    text = "a value that cannot be shown."
+            self.reasons[reason] = (before + count, text)
 
     @property
     def kept(self) -> BoolArray:
@@ -166,7 +171,7 @@ class BinaryEncoder:
         if column is None:
             return np.full(count, _MISSING_FLAG, np.int8)
         if isinstance(column, np.ndarray):
-            if column.dtype.kind == "b":
+            if column.dtype.kind == "b" and (self._positive is None or isinstance(self._positive, str)):
                 return column.view(np.int8)
             numbers = column.astype(np.float64)
             if isinstance(self._positive, str):
@@ -196,7 +201,8 @@ class BinaryEncoder:
             return _MISSING_FLAG
         positive = self._positive
         if isinstance(value, (bool, np.bool_)):
-            return int(value == positive) if isinstance(positive, bool) else int(value)
+            # Beside text True means positive; beside a number it is the number 1.
+            return int(value) if positive is None or isinstance(positive, str) else int(value == positive)
         if positive is None:
             number = to_float(value)
             return int(number) if number in (0.0, 1.0) else _BAD_FLAG
@@ -346,7 +352,12 @@ class MulticlassEncoder:
     def _read_vector(self, vector: Any, into: FloatArray) -> bool:
         try:
             if isinstance(vector, Mapping):
-                vector = [vector.get(name, 0.0) for name in self._classes.names]
+                for key, probability in vector.items():
+                    code = self._classes.code(key)
+                    if code < 0:
+                        return False
+                    into[code] = to_float(probability)
+                return True
             values = np.asarray(vector, np.float64)
         except Exception:
             return False

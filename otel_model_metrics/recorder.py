@@ -26,6 +26,8 @@ from otel_model_metrics.statistics.groups import Groups
 from otel_model_metrics.totals import Sums, Totals
 from otel_model_metrics.window import TIME, Columns, RingBuffer, Window
 
+Refused = tuple[str, int, str]  # reason, number of rows, what was wrong with the first of them
+
 STAGED_FIELDS = 5  # time, prediction, label, score, segment key
 SETS = "segments"  # the ring's column of segment set codes
 
@@ -156,18 +158,18 @@ class Recorder:
             columns = {what: _read(values, what, what in matrices) for what, values in given.items()}
             lengths = {what: len(column) for what, column in columns.items() if column is not None}
             if not ("predictions" in lengths or "scores" in lengths):
-                raise TypeError("record_batch needs predictions, or scores that a threshold turns into them.")
+                raise TypeError("there must be predictions, or scores that a threshold turns into them.")
             count = next(iter(lengths.values()))
             keys, by_name = _read_segments(segments, count, lengths)
             times = _read_times(timestamps, lengths)
-            if len(set(lengths.values())) > 1:
-                found = ", ".join(f"{length} {what}" for what, length in lengths.items())
-                self._refuse_call(
-                    encoding.UNEQUAL_LENGTH, count, f"record_batch needs arrays of equal length, got {found}."
-                )
-                return
         except Exception as error:
-            self._refuse_call(encoding.INVALID_PREDICTION, _length_of(given.values()), f"record_batch: {error}")
+            self._refuse_call(encoding.INVALID_PREDICTION, _length_of(given.values()), f"record_batch: {_said(error)}")
+            return
+        if len(set(lengths.values())) > 1:
+            found = ", ".join(f"{length} {what}" for what, length in lengths.items())
+            self._refuse_call(
+                encoding.UNEQUAL_LENGTH, count, f"record_batch needs arrays of equal length, got {found}."
+            )
             return
         for begin in range(0, count, _BATCH_PIECE):
             rows = slice(begin, min(begin + _BATCH_PIECE, count))
@@ -223,10 +225,10 @@ class Recorder:
         )
         return self._totals.copy()
 
-    def _drain(self, now: float) -> list[tuple[str, int, str]]:
+    def _drain(self, now: float) -> list[Refused]:
         """Encode staged rows, with the lock held; returns what was refused."""
         staged = self.staged
-        refusals: list[tuple[str, int, str]] = []
+        refusals: list[Refused] = []
         length = len(staged)  # always whole rows: each is one atomic extend()
         if length:
             # Others may append meanwhile, beyond `length`; only this method, under the lock, removes.
@@ -250,17 +252,16 @@ class Recorder:
         times: Sequence[float] | NDArray[np.float64],
         *args: Any,
         now: float,
-        refusals: list[tuple[str, int, str]],
+        refusals: list[Refused],
         **kwargs: Any,
     ) -> None:
         """As `_take`, but a fault of ours costs the rows, counted, and never reaches the caller."""
         self._used = True
         before = self._labelled + self._unlabelled
         try:
-            refused = self._take(times, *args, now=now, **kwargs)
-            found = [(reason, count, text) for reason, (count, text) in refused.reasons.items()]
+            found = self._take(times, *args, now=now, **kwargs)
         except Exception:
-            _logger.exception("Internal error of otel_model_metrics while encoding rows of %s", self._title)
+            _logger.exception("Internal error of otel_model_metrics with rows of %s", self._title)
             lost = len(times) - (self._labelled + self._unlabelled - before)
             found = [(encoding.INTERNAL_ERROR, lost, "see the traceback in the log.")]
         for reason, count, text in found:
@@ -277,15 +278,33 @@ class Recorder:
         keys: list[Any] | None,
         by_name: Mapping[str, list[Any]] | None,
         now: float,
-    ) -> Refusals:
+    ) -> list[Refused]:
+        """Encode rows, add them to ring and totals, and return what was refused."""
         count = len(moments)
-        times = moments if isinstance(moments, np.ndarray) else np.frombuffer(array.array("d", moments), np.float64)
         refusals = Refusals(count)
-        encoded = self._encoder.encode(predictions, labels, scores, count, refusals)
-        if by_name is not None:
-            sets = self._segments.encode_columns(by_name, count)
-        else:
-            sets = np.zeros(count, np.int32) if keys is None else self._segments.encode_keys(keys)
+        try:
+            times = moments if isinstance(moments, np.ndarray) else np.frombuffer(array.array("d", moments), np.float64)
+            encoded = self._encoder.encode(predictions, labels, scores, count, refusals)
+            if by_name is not None:
+                sets = self._segments.encode_columns(by_name, count)
+            else:
+                sets = np.zeros(count, np.int32) if keys is None else self._segments.encode_keys(keys)
+        except Exception:
+            # Something in it fails even to be looked at. Halves tell where; nothing has been counted yet.
+            if count == 1:
+                text = "a value of the row fails when it is looked at."
+                return [(encoding.INTERNAL_ERROR, 1, text)]
+            found: list[Refused] = []
+            for half in (slice(0, count // 2), slice(count // 2, count)):
+                columns = [None if column is None else column[half] for column in (predictions, labels, scores)]
+                found += self._take(
+                    moments[half],
+                    *columns,
+                    keys=None if keys is None else keys[half],
+                    by_name=None if by_name is None else {name: column[half] for name, column in by_name.items()},
+                    now=now,
+                )
+            return found
         if sets.min(initial=0) < 0:
             problem = self._segments.problem
             refusals.add(encoding.INVALID_SEGMENT, sets == UNUSABLE_SET, lambda row: problem)
@@ -306,12 +325,12 @@ class Recorder:
                 self._add_unlabelled(encoded.predicted, sets, unlabelled)
         elif kept is not None:
             labelled = kept
-        columns: Columns = {TIME: times, SETS: sets, **encoded.columns}
+        columns_of_rows: Columns = {TIME: times, SETS: sets, **encoded.columns}
         if labelled is not None:
-            columns = {name: column[labelled] for name, column in columns.items()}
-        if len(columns[TIME]):
-            self._add_labelled(columns, now)
-        return refusals
+            columns_of_rows = {name: column[labelled] for name, column in columns_of_rows.items()}
+        if len(columns_of_rows[TIME]):
+            self._add_labelled(columns_of_rows, now)
+        return [(reason, refused, text) for reason, (refused, text) in refusals.reasons.items()]
 
     def _add_unlabelled(self, predicted: NDArray[Any] | None, sets: SetCodes, rows: NDArray[np.bool_]) -> None:
         groups = self._segments.groups_of(sets[rows])
@@ -348,7 +367,7 @@ class Recorder:
         earlier = f" ({unsaid} more since the last such line)" if unsaid else ""
         _logger.warning("%s: %d row(s) rejected as %s%s: %s", self._title, count, reason, earlier, text)
 
-    def _raise_if_strict(self, refusals: list[tuple[str, int, str]]) -> None:
+    def _raise_if_strict(self, refusals: list[Refused]) -> None:
         if self._strict and refusals:
             raise ValueError(f"{refusals[0][2]} ({self._title})")
 
@@ -399,9 +418,19 @@ def _read_times(timestamps: Any, lengths: dict[str, int]) -> NDArray[np.float64]
     return to_times([timestamps])
 
 
+def _said(error: Exception) -> str:
+    try:
+        return str(error)
+    except Exception:
+        return type(error).__name__
+
+
 def _length_of(columns: Any) -> int:
     """Number of rows in a call that could not be read: of the first column that knows its length, else 1."""
     for column in columns:
-        if column is not None and hasattr(column, "__len__"):
-            return len(column)
+        try:
+            if column is not None and not isinstance(column, (str, bytes)):
+                return len(column)
+        except Exception:
+            continue
     return 1
