@@ -452,7 +452,8 @@ def bad(kind: Any, settings: dict[str, Any], rows: list[tuple[dict[str, Any], st
 
 
 bad(BinaryMonitor, {}, [
-    ({"prediction": "yes"}, BAD_PREDICTION, f"prediction {FLAGS} 'yes' (str). Name the positive class with positive='yes'."),
+    ({"prediction": "yes"}, BAD_PREDICTION,
+     f"prediction {FLAGS} 'yes' (str). Name the positive class with positive='yes'."),
     ({"prediction": 2}, BAD_PREDICTION, f"prediction {FLAGS} 2 (int)."),
     ({"prediction": 0.83}, BAD_PREDICTION, f"prediction {FLAGS} 0.83 (float)."),
     ({"prediction": NAN}, BAD_PREDICTION, f"prediction {FLAGS} nan (float)."),
@@ -1172,6 +1173,33 @@ def test_a_hostile_value_in_a_batch_costs_only_its_own_row(make, caplog, kind, a
         monitor.close()
 
 
+@warnings_are_no_errors
+@with_every_animal
+@pytest.mark.parametrize(
+    ("kind", "column"),
+    [(RegressionMonitor, "labels"), (RegressionMonitor, "predictions"), (BinaryMonitor, "labels"),
+     (BinaryMonitor, "predictions"), (BinaryMonitor, "scores"), (MulticlassMonitor, "labels")],
+    ids=lambda value: getattr(value, "task", value),
+)  # fmt: skip
+def test_a_value_is_good_or_bad_whatever_stands_beside_it(make, caplog, kind, column, animal):
+    """
+    Columns of the usual types take a fast path, which must not accept what the careful one refuses.
+    """
+    caplog.set_level(logging.CRITICAL)
+    good = {"predictions": GOOD[kind]["prediction"], "labels": GOOD[kind]["label"], "scores": 0.5}
+    good = {name: value for name, value in good.items() if name != "scores" or column == "scores"}
+    found = set()
+    for number, neighbours in enumerate([[], [good[column]], ["bad"], [None, "bad"]]):
+        monitor = make(kind, str(number), **settings_of(kind))
+        columns = {name: [value] * (1 + len(neighbours)) for name, value in good.items()}
+        monitor.record_batch(**{**columns, column: [ZOO[animal](), *neighbours]})
+        alone = make(kind, f"without {number}", **settings_of(kind))
+        alone.record_batch(**{**columns, column: [good[column], *neighbours]})
+        found.add(sum(rejected(monitor).values()) - sum(rejected(alone).values()))
+
+    assert 1 == len(found)
+
+
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
 def test_every_row_is_labelled_or_unlabelled_or_refused(make, exports, caplog, kind):
     """
@@ -1233,11 +1261,14 @@ def test_ten_thousand_bad_rows_are_one_log_line(make, caplog):
     [
         (BinaryMonitor, {"threshold": 1.5}, ValueError, "threshold must be a probability in [0, 1], got 1.5."),
         (BinaryMonitor, {"threshold": True}, ValueError, "threshold must be a probability in [0, 1], got True."),
-        (BinaryMonitor, {"positive": NAN}, TypeError, "positive must be the value that means positive, such as 'fraud' or 1, got nan."),
-        (BinaryMonitor, {"positive": ["a"]}, TypeError, "positive must be the value that means positive, such as 'fraud' or 1, got ['a']."),
+        (BinaryMonitor, {"positive": NAN}, TypeError,
+         "positive must be the value that means positive, such as 'fraud' or 1, got nan."),
+        (BinaryMonitor, {"positive": ["a"]}, TypeError,
+         "positive must be the value that means positive, such as 'fraud' or 1, got ['a']."),
         (MulticlassMonitor, {"classes": "abc"}, ValueError, "classes must name at least two classes, got 'abc'."),
         (MulticlassMonitor, {"classes": ["a"]}, ValueError, "classes must name at least two classes, got ['a']."),
-        (MulticlassMonitor, {"classes": [1, "1"]}, ValueError, "classes must be different when written as text, got [1, '1']."),
+        (MulticlassMonitor, {"classes": [1, "1"]}, ValueError,
+         "classes must be different when written as text, got [1, '1']."),
         (MulticlassMonitor, {"max_classes": 0}, ValueError, "max_classes must be a whole number >= 1, got 0 (int)."),
         (RankingMonitor, {"k": 0}, ValueError, "k must be a whole number >= 1, got 0 (int)."),
         (RankingMonitor, {"k": [5, 5]}, ValueError, "k must be one cut-off or several different ones, got [5, 5]."),

@@ -79,11 +79,12 @@ def test_the_order_of_rows_does_not_matter(make, task, scenario):
     record_batch(one, rows)
     record_batch(other, picked(rows, np.random.default_rng(2).permutation(len(rows))))
 
-    assert everything(one) == pytest.approx(everything(other), rel=1e-9, abs=1e-7)
-    exact = {name for name in everything(one) if not re.search(r"(mae|rmse|mrr)\.(lower|upper)$", name)}
-    assert {name: everything(one)[name] for name in exact} == pytest.approx(
-        {name: everything(other)[name] for name in exact}, rel=1e-9, abs=1e-9
-    )
+    in_order, shuffled = everything(one), everything(other)
+    assert in_order.keys() == shuffled.keys()
+    for name, value in in_order.items():
+        # Without any spread the bounds of a mean are the root of a rounding error away from it.
+        tolerance = 1e-7 if re.search(r"(mae|rmse|mrr)\.(lower|upper)$", name) else 1e-9
+        assert value == pytest.approx(shuffled[name], rel=1e-9, abs=tolerance), name
 
 
 @for_every_task
@@ -122,11 +123,11 @@ def test_undefined_is_absent(make, exports, task, scenario):
     exported = exports.collect()
 
     values = [value for points in exported.values() for value in points.values()]
-    assert {float} == {type(value) for value in values}
+    assert {float} >= {type(value) for value in values}
     assert all(math.isfinite(value) for value in values)
-    assert len(everything(monitor)) == sum(
-        len(exported.get(catalog.NAMESPACE + name, ())) for name in {series.name for series in snapshot.series}
-    )
+    gauges = {catalog.NAMESPACE + series.name for series in snapshot.series}
+    defined = len(everything(monitor)) if len(rows) else 0  # a monitor that was never used exports nothing
+    assert defined == sum(len(exported.get(name, ())) for name in gauges)
 
 
 @for_every_task
@@ -178,7 +179,7 @@ def test_segments_of_a_partition_add_up_to_the_whole(make, exports, task, labell
     for total in catalog.totals_of(task):
         whole: dict[Any, float] = {}
         sums: dict[Any, float] = defaultdict(float)
-        for series, value in exported[total.instrument].items():
+        for series, value in exported.get(total.instrument, {}).items():
             attributes = dict(series)
             of = attributes.pop(catalog.SEGMENT_VALUE, None)
             attributes.pop(catalog.SEGMENT_NAME, None)
@@ -189,14 +190,9 @@ def test_segments_of_a_partition_add_up_to_the_whole(make, exports, task, labell
                 sums[key] += value
         assert whole == pytest.approx(sums), total.name
         assert (sum(whole.values()) > 0) is (labelled > 0 or total.name == "predictions"), total.name
-    assert (
-        exports.value("ml.model.window.rows")
-        == sum(
-            exports.value("ml.model.window.rows", ml__segment__name="part", ml__segment__value=part)
-            for part in {*list(dict.fromkeys(parts))[:3], "__other__"}
-        )
-        or not labelled
-    )
+    rows_of_parts = dict(exported["ml.model.window.rows"])
+    overall = rows_of_parts.pop(frozenset(monitor.attributes.items()))
+    assert overall == sum(rows_of_parts.values())
 
 
 @for_every_task
@@ -318,7 +314,7 @@ def test_every_metric_has_what_its_derivatives_need(metric):
     assert set(metric.by) <= set(metric.functions)
 
 
-@pytest.mark.parametrize("total", (*catalog.TOTALS, *catalog.COUNTS), ids=lambda total: total.name)
+@pytest.mark.parametrize("total", [*catalog.TOTALS, *catalog.COUNTS], ids=lambda total: total.name)
 def test_every_total_has_what_its_derivatives_need(total):
     """
     And no name that Prometheus would double.
@@ -350,7 +346,7 @@ def test_no_name_is_in_the_table_twice():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"metrics": ["rocauc"]}, "Unknown metric 'rocauc'; did you mean 'roc_auc'? Known: {known}. (metrics=)"),
+        ({"metrics": ["brier"]}, "Unknown metric 'brier'; did you mean 'brier_score'? Known: {known}. (metrics=)"),
         ({"metrics": ["F1"]}, "Unknown metric 'F1'; did you mean 'f1'? Known: {known}. (metrics=)"),
         (
             {"metrics": ["f1", "average precision"]},
@@ -359,7 +355,7 @@ def test_no_name_is_in_the_table_twice():
         ),
         ({"metrics": ["zzz"]}, "Unknown metric 'zzz'. Known: {known}. (metrics=)"),
         ({"metrics": ["mae"]}, "Unknown metric 'mae'. Known: {known}. (metrics=)"),
-        ({"metrics": [None]}, "Unknown metric None; did you mean 'mcc'? Known: {known}. (metrics=)"),
+        ({"metrics": [7]}, "Unknown metric 7. Known: {known}. (metrics=)"),
         (
             {"metrics": ["f1", "recall"], "segment_metrics": ["precision"]},
             "Unknown metric 'precision'. Known: f1, recall. (segment_metrics=)",
@@ -380,16 +376,18 @@ def test_an_unknown_metric_is_refused_with_the_nearest_names(make, arguments, me
     with pytest.raises(ValueError, match="Unknown metric") as raised:
         make(BinaryMonitor, **arguments)
 
-    expected = message.format(known=known).replace("; did you mean 'mcc'?", near_none(known))
-    assert expected == str(raised.value)
+    assert message.format(known=known) == str(raised.value)
 
 
-def near_none(known: str) -> str:
-    """What is near to "none" is difflib's business; that it is text and not a crash is ours."""
-    import difflib
+@pytest.mark.parametrize("argument", ["metrics", "segment_metrics"])
+def test_several_names_are_not_one_string(make, argument):
+    """
+    Or each of its letters would be looked up.
+    """
+    with pytest.raises(TypeError) as raised:
+        make(BinaryMonitor, **{argument: "f1"})
 
-    near = difflib.get_close_matches("none", known.split(", "), n=2, cutoff=0.5)
-    return f"; did you mean {' or '.join(map(repr, near))}?" if near else "."
+    assert f"{argument} must be several names, got the single string 'f1'. Write [\"f1\"]." == str(raised.value)
 
 
 @for_every_task
@@ -412,8 +410,10 @@ def test_every_metric_can_be_asked_for_alone(make, task):
 
 # The house
 
-RUNNING = {"monitors", "window", "vocabulary", "statistics", "catalog", "ground_truth", "instruments", "otlp", "recorder",
-           "segments", "encoding", "columns", "totals", "snapshot", "version", "batch"}  # fmt: skip
+RUNNING = {
+    *("monitors", "window", "vocabulary", "statistics", "catalog", "ground_truth", "instruments", "otlp", "batch"),
+    *("recorder", "segments", "encoding", "columns", "totals", "snapshot", "version"),
+}
 APPLICATIONS = {"cli", "__main__", "demo"}
 API = {"instruments", "monitors", "otlp", "batch"}
 SDK = {"otlp", "batch"}
@@ -574,9 +574,11 @@ print([name for name in {heavy!r} if name in sys.modules])
     assert ("[]\n", "") == (done.stdout, done.stderr)
 
 
-def test_the_name_plate_says_all_and_only_what_is_there():
+def test_the_name_plate_names_what_is_there():
     """
-    `__all__` is sorted and complete.
+    Every public name exists, is named once, and can be imported with a star.
     """
-    assert sorted(otel_model_metrics.__all__, key=str.lower) == sorted(otel_model_metrics.__all__, key=str.lower)
-    assert all(hasattr(otel_model_metrics, name) for name in otel_model_metrics.__all__)
+    names = otel_model_metrics.__all__
+
+    assert len(names) == len(set(names))
+    assert [] == [name for name in names if not hasattr(otel_model_metrics, name)]
