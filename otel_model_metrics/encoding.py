@@ -122,7 +122,10 @@ class Encoder(Protocol):
     def encode(self, predictions: Any, labels: Any, scores: Any, count: int, refusals: Refusals) -> Encoded:
         """Columns of n raw rows; rows that cannot be used are added to `refusals`."""
 
-    def sums(self, columns: Columns, groups: Groups) -> Statistics:
+    def classes(self) -> list[str]:
+        """Names of the classes met so far; none for a task without."""
+
+    def sums(self, columns: Columns, groups: Groups, n_classes: int) -> Statistics:
         """The additive statistics of these rows, each with the groups as its first axis."""
 
     def unlabelled(self, predicted: NDArray[Any] | None, groups: Groups) -> NDArray[np.int64]:
@@ -159,7 +162,10 @@ class BinaryEncoder:
             labelled = label >= 0
         return Encoded({"cell": 2 * label + predicted, "score": score}, labelled, predicted)
 
-    def sums(self, columns: Columns, groups: Groups) -> Statistics:
+    def classes(self) -> list[str]:
+        return ["negative", "positive"]
+
+    def sums(self, columns: Columns, groups: Groups, n_classes: int) -> Statistics:
         return {"matrix": classification.confusion_matrix(columns["cell"], 2, groups)}
 
     def unlabelled(self, predicted: NDArray[Any] | None, groups: Groups) -> NDArray[np.int64]:
@@ -272,14 +278,16 @@ class MulticlassEncoder:
         columns = {"label": label, "predicted": predicted, "rank": rank, "loss": loss}
         return Encoded(columns, labelled, predicted)
 
-    def sums(self, columns: Columns, groups: Groups) -> Statistics:
-        classes = len(self._classes)
-        cells = columns["label"].astype(np.int64) * classes + columns["predicted"]
+    def classes(self) -> list[str]:
+        return list(self._classes.names)
+
+    def sums(self, columns: Columns, groups: Groups, n_classes: int) -> Statistics:
+        cells = columns["label"].astype(np.int64) * n_classes + columns["predicted"]
         rank = columns["rank"]
         scored = rank > 0
         within_k = scored[:, np.newaxis] & (rank[:, np.newaxis] <= self._ks)
         return {
-            "matrix": classification.confusion_matrix(cells, classes, groups),
+            "matrix": classification.confusion_matrix(cells, n_classes, groups),
             "loss": groups.sums(np.where(scored, columns["loss"], 0.0)),
             "scored": groups.sums(scored.astype(np.float64)),
             "within_k": groups.sums(within_k.astype(np.float64)),
@@ -382,7 +390,10 @@ class RegressionEncoder:
         labelled = None if missing is None else ~missing
         return Encoded({"label": label, "predicted": predicted}, labelled)
 
-    def sums(self, columns: Columns, groups: Groups) -> Statistics:
+    def classes(self) -> list[str]:
+        return []
+
+    def sums(self, columns: Columns, groups: Groups, n_classes: int) -> Statistics:
         sums = regression.error_sums(columns["label"], columns["predicted"], groups)
         return {"n": groups.rows(), **sums}
 
@@ -436,7 +447,10 @@ class RankingEncoder:
             columns["average_precision"][row] = average_precision
         return Encoded(columns, None if labelled.all() else labelled)
 
-    def sums(self, columns: Columns, groups: Groups) -> Statistics:
+    def classes(self) -> list[str]:
+        return []
+
+    def sums(self, columns: Columns, groups: Groups, n_classes: int) -> Statistics:
         judgements = {name: columns[name] for name in self.dtypes}
         return {"n": groups.rows(), **ranking.judgement_sums(**judgements, ks=self._ks, groups=groups)}
 

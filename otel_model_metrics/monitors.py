@@ -76,7 +76,6 @@ class Monitor:
         clock: Callable[[], float],
         strict: bool,
         ks: tuple[int, ...] = (),
-        classes: Vocabulary | None = None,
     ) -> None:
         self.name = _text(name, "name")
         self.version = _text(version, "version")
@@ -85,7 +84,6 @@ class Monitor:
             raise TypeError(f"window must be a Window, got {window!r}. Write window=Window(rows=10_000, age=3600.0).")
         if not callable(clock):
             raise TypeError(f"clock must be a function that returns seconds since 1970, got {clock!r}.")
-        self._classes = classes
         self._selection = select(self.task, metrics, segment_metrics, objectives, ks)
         self._attributes = {
             **_constant_attributes(attributes),
@@ -143,16 +141,12 @@ class Monitor:
     def collect(self) -> tuple[Reading, Snapshot, Naming]:
         """One consistent state: what was read, its values, and the words for its classes. For the exporting side."""
         reading = self._recorder.read()
-        classes = self._class_names()
-        snapshot = take_snapshot(self._recorder, reading, self._selection, self.name, self.version, classes)
-        return reading, snapshot, Naming(tuple(classes), self._selection.ks)
+        snapshot = take_snapshot(self._recorder, reading, self._selection, self.name, self.version)
+        return reading, snapshot, Naming(tuple(reading.classes), self._selection.ks)
 
     def reset(self) -> None:
         """Forget every row and total, as a forked child does."""
         self._recorder.reset()
-
-    def _class_names(self) -> list[str]:
-        return [] if self._classes is None else list(self._classes.names)
 
     def _stage(self, prediction: Any, label: Any, score: Any, segments: Any, timestamp: Any) -> None:
         """Stage one row, as `BinaryMonitor.record` does in line."""
@@ -298,9 +292,6 @@ class BinaryMonitor(Monitor):
         """
         self._recorder.add_batch(predictions, labels, scores, segments, timestamps, self._matrices)
 
-    def _class_names(self) -> list[str]:
-        return ["negative", "positive"]
-
 
 class MulticlassMonitor(Monitor):
     """
@@ -367,7 +358,6 @@ class MulticlassMonitor(Monitor):
             clock=clock,
             strict=strict,
             ks=ks,
-            classes=vocabulary,
         )
 
     def record(

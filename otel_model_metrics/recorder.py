@@ -51,6 +51,7 @@ class Reading:
         groups: Their groups.
         segments: Name and value of each group; None for group 0, the whole.
         segment_names: Names allowed or met so far.
+        classes: Names of the classes met so far, in the order of their codes.
         age: Seconds since the oldest row in the window, 0.0 for an empty one.
         totals: Statistics of all rows of this process; ``unlabelled`` is that of `Encoder.unlabelled`.
         rejected: Rows not used, by reason.
@@ -62,6 +63,7 @@ class Reading:
     groups: Groups
     segments: list[tuple[str, str] | None]
     segment_names: list[str]
+    classes: list[str]
     age: float
     totals: Sums
     rejected: dict[str, int]
@@ -202,6 +204,7 @@ class Recorder:
                 columns=columns,
                 groups=self._segments.groups_of(columns[SETS]),
                 segments=list(self._segments.groups),
+                classes=self._encoder.classes(),
                 segment_names=list(self._segments.names.names),
                 age=max(0.0, now - float(times[0])) if len(times) else 0.0,
                 totals=self._all_totals(),
@@ -213,16 +216,15 @@ class Recorder:
 
     def sums(self, reading: Reading) -> Sums:
         """The statistics of the rows in the window."""
-        return self._encoder.sums(reading.columns, reading.groups)
+        return self._encoder.sums(reading.columns, reading.groups, len(reading.classes))
 
     def _all_totals(self) -> Sums:
         """Totals with every statistic and every known group in them, if only as zeros."""
         nothing = {name: column[:0] for name, column in self._ring.live(None).items()}
         groups = self._segments.groups_of(nothing[SETS])
         predicted = np.zeros(0, np.int64)
-        self._totals.add(
-            {**self._encoder.sums(nothing, groups), "unlabelled": self._encoder.unlabelled(predicted, groups)}
-        )
+        sums = self._encoder.sums(nothing, groups, len(self._encoder.classes()))
+        self._totals.add({**sums, "unlabelled": self._encoder.unlabelled(predicted, groups)})
         return self._totals.copy()
 
     def _drain(self, now: float) -> list[Refused]:
@@ -339,7 +341,8 @@ class Recorder:
         self._unlabelled += int(np.count_nonzero(rows))
 
     def _add_labelled(self, columns: Columns, now: float) -> None:
-        self._totals.add(self._encoder.sums(columns, self._segments.groups_of(columns[SETS])))
+        groups = self._segments.groups_of(columns[SETS])
+        self._totals.add(self._encoder.sums(columns, groups, len(self._encoder.classes())))
         self._labelled += len(columns[TIME])
         if self._age is not None and columns[TIME].min() < now - self._age:
             # A row older than the window must not push out one that is in it.

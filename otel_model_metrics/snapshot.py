@@ -173,9 +173,7 @@ class Snapshot:
         return next((group for group, known in enumerate(self.segments) if known == wanted), None)
 
 
-def take_snapshot(
-    recorder: Recorder, reading: Reading, selection: Selection, model: str, version: str, classes: Sequence[str]
-) -> Snapshot:
+def take_snapshot(recorder: Recorder, reading: Reading, selection: Selection, model: str, version: str) -> Snapshot:
     """
     Compute the values of one reading.
 
@@ -185,7 +183,7 @@ def take_snapshot(
     sums = catalog.statistics_of(selection.task, recorder.sums(reading))
     sums["age"] = np.array([reading.age])
     rows = _rows_by_group(selection.task, reading)
-    series = list(_all_series(selection, sums, rows, reading.groups.count, classes))
+    series = list(_all_series(selection, sums, rows, reading.groups.count, reading.classes))
     return Snapshot(
         model=model,
         version=version,
