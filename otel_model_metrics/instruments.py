@@ -195,10 +195,12 @@ class Registry:
         """Report this monitor from the next export on."""
         with self._lock:
             self._monitors = [*self._monitors, _SeriesOfMonitor(monitor)]
-            for name, unit, description, create in _instruments_of(self._meter, monitor):
-                if name not in self._created:
-                    self._created.add(name)
-                    create(name, [self._callback(name)], unit=unit, description=description)
+            needed = list(_instruments_of(self._meter, monitor))
+            new = [instrument for instrument in needed if instrument[0] not in self._created]
+            self._created.update(name for name, *_ in new)
+        # Not under our lock: the SDK takes its own here, and holds that while it waits for ours in a collection.
+        for name, unit, description, create in new:
+            create(name, [self._callback(name)], unit=unit, description=description)
 
     def remove(self, monitor: Exported) -> None:
         """Report this monitor no more."""

@@ -167,6 +167,33 @@ def test_nothing_is_lost_under_eight_threads(make, exports):
     assert 36_000 == sum(found["ml.model.predictions"].values()) - sum(overall)
 
 
+def test_monitors_may_be_made_while_others_are_exported(exports):
+    """
+    The SDK's lock and ours are never taken in opposite orders.
+    """
+    script = """
+        import sys, threading
+        from opentelemetry.sdk.metrics import MeterProvider
+        from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+        from otel_model_metrics import BinaryMonitor, RegressionMonitor
+        sys.setswitchinterval(1e-6)
+        for turn in range(40):
+            reader = InMemoryMetricReader()
+            provider = MeterProvider([reader], shutdown_on_exit=False)
+            BinaryMonitor(f"first {turn}", meter_provider=provider).record(True, True)
+            def collect():
+                for _ in range(20):
+                    reader.get_metrics_data()
+            exporting = threading.Thread(target=collect, daemon=True)
+            exporting.start()
+            RegressionMonitor(f"second {turn}", meter_provider=provider).record(1.0, 1.0)
+            exporting.join(20)
+            assert not exporting.is_alive(), "deadlock"
+        print("done")
+    """
+    assert "done\n" == run(script)
+
+
 def test_a_process_that_recorded_nothing_exports_nothing(make, exports):
     """
     The parent of forked workers makes monitors but records no row.
