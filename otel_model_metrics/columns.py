@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import array
 import datetime
-import decimal
 import math
 from typing import Any, cast
 
@@ -17,9 +16,6 @@ RawColumn = list[Any] | NDArray[Any]
 
 FloatArray = NDArray[np.float64]
 BoolArray = NDArray[np.bool_]
-
-_DURATIONS: tuple[type, ...] = (np.timedelta64,)
-_NUMBERS = (bool, int, float, np.bool_, np.integer, np.floating, decimal.Decimal)
 
 
 def read_column(values: Any, what: str) -> RawColumn:
@@ -136,11 +132,8 @@ def floats_or_none(column: RawColumn) -> FloatArray | None:
 def to_float(value: Any) -> float:
     """One real number as float; NaN for everything else."""
     try:
-        if isinstance(value, np.ndarray) and value.ndim == 0:
-            value = value.item()
-        # numpy counts a duration among the integers
-        return float(value) if isinstance(value, _NUMBERS) and not isinstance(value, _DURATIONS) else math.nan
-    except Exception:  # beyond float64, or its __float__ fails
+        return float(array.array("d", (value,))[0])  # the same judge as for whole columns, see `floats_or_none`
+    except Exception:  # no number, beyond float64, or its __float__ fails
         return math.nan
 
 

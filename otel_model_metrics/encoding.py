@@ -210,7 +210,10 @@ class BinaryEncoder:
             # Beside text True means positive; beside a number it is the number 1.
             return int(value) if positive is None or isinstance(positive, str) else int(value == positive)
         if positive is None:
-            number = to_float(value)
+            try:
+                number: float = bytes((value,))[0]  # the same judge as for whole columns, see `_flags`
+            except Exception:
+                number = to_float(value)
             return int(number) if number in (0.0, 1.0) else _BAD_FLAG
         comparable = isinstance(value, str) if isinstance(positive, str) else not isinstance(value, str)
         try:

@@ -35,7 +35,7 @@ def shares(random: Random, count: int) -> np.ndarray:
 def segments_of(random: Random, count: int) -> dict[str, list[Any]]:
     return {
         "country": random.choice(["DE", "FR", "US", None], count, p=shares(random, 4)).tolist(),
-        "channel": random.choice(["web", "app"], count).tolist(),
+        "channel": random.choice(["web", "app", None], count).tolist(),
     }
 
 

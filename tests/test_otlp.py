@@ -32,10 +32,10 @@ def test_a_short_process_is_seen_whole(tmp_path):
 
         assert "" == output
         assert 2 / 3 == pytest.approx(store.number('ml_model_accuracy{service_name="short",team="ml"}'))
+        predictions = 'ml_model_predictions_total{ml_class_predicted="positive"}'
+        eventually(lambda: 2 == store.number(predictions), "the totals, which are 0 in the first export")
         get(f"{store.url}/internal/force_flush")
-        exported = get(
-            f"{store.url}/api/v1/export", **{"match[]": 'ml_model_predictions_total{ml_class_predicted="positive"}'}
-        )
+        exported = get(f"{store.url}/api/v1/export", **{"match[]": predictions})
         assert [0, 2] == json.loads(exported)["values"]
 
 
@@ -126,7 +126,8 @@ def test_many_segments_and_classes_are_not_merged_by_the_sdk(tmp_path):
         run(script.format(endpoint=f"{store.url}/opentelemetry"))
 
         assert 2501 == store.number("count(ml_model_accuracy)")
-        assert 2500 == store.number('sum(ml_model_outcomes_total{ml_segment_name="user"})')
+        outcomes = 'sum(ml_model_outcomes_total{ml_segment_name="user"})'
+        eventually(lambda: 2500 == store.number(outcomes), "the totals, which are 0 in the first export")
 
 
 @pytest.mark.parametrize(

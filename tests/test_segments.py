@@ -318,7 +318,7 @@ def test_names_beyond_the_bound_share_one(make):
 
     for number in range(40):
         monitor.record(True, True, segments={f"name-{number}": "value"})
-    monitor.record_batch([True], [True], segments={"yet-another": ["value"]})
+    monitor.record_batch([True], [True], segments={"yet-another": ["value"], "and-another": ["value"]})
 
     snapshot = monitor.snapshot()
     assert 41 == snapshot.rows
