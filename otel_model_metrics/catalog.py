@@ -1,11 +1,18 @@
 """
 The table: every metric and every total, once.
 
-Instruments, snapshots, the table in the README - and rules, panels and alerts - are derived from these entries. A
-new metric is a function in `statistics/`, an entry here, and an oracle in the tests.
+Instruments, snapshots and the tables in the README are derived from these entries. A new metric is a function in
+`statistics/`, an entry here, and an oracle in `tests/oracles.py`; then `make docs`.
 
-A function says by its argument names what it needs: additive statistics such as ``tp`` or ``squared`` (whole
-arrays, groups first), or rows (``y_true`` with ``y_pred`` or ``y_score``), in which case it is called once a group.
+A function says by its argument names what it needs. Additive statistics come as whole arrays, groups first:
+
+- binary: ``tp`` ``fp`` ``fn`` ``tn`` ``correct`` ``n`` (`statistics/classification.py`)
+- multiclass: the same against all other classes, and ``support`` ``matrix`` ``loss`` ``scored`` ``within_k``
+- regression: ``n`` ``over`` ``under`` ``squared`` ``fourth`` (`statistics/regression.py`)
+- ranking: ``n`` ``reciprocal`` ``precision`` ``recall`` ``ndcg`` ... (`statistics/ranking.py`)
+
+A function that asks for rows instead (``y_true`` with ``y_score`` in binary, ``y_pred`` in regression) is called
+once a group; such a metric is no function of totals.
 """
 
 from __future__ import annotations
@@ -57,7 +64,8 @@ class MetricDefinition:
 
     Attributes:
         name: Exported as ``ml.model.<name>``.
-        unit: OpenTelemetry unit. Never ``1``, whose Prometheus name differs by path.
+        unit: OpenTelemetry unit: ``{ratio}`` for shares in [0, 1], ``{target}`` in the label's own unit, ``{score}``
+            for other numbers without one. Never ``1``, whose Prometheus name differs by path.
         description: One sentence.
         better: ``higher``, ``lower``, or ``zero`` for a bias; empty for what only explains.
         functions: For each task the function that computes it.
@@ -570,7 +578,9 @@ class CountDefinition:
         return NAMESPACE + self.name
 
 
-LABELS = CountDefinition("labels", "{label}", "Labels received, by what became of them.", LABEL_OUTCOME)
+LABELS = CountDefinition(
+    "labels", "{label}", "Labels received, by what became of them: so far all are `matched`.", LABEL_OUTCOME
+)
 REJECTED = CountDefinition("rejected", "{row}", "Rows not used, by reason.", REJECT_REASON)
 OVERFLOWED = CountDefinition("segments.overflowed", "{row}", "Rows counted under __other__.", SEGMENT_NAME)
 COUNTS = (LABELS, REJECTED, OVERFLOWED)

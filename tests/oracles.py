@@ -81,6 +81,7 @@ def oracle(task: str, name: str) -> Callable[[Oracle], Oracle]:
 
 def expected(task: str, name: str, rows: Rows, **variant: Any) -> float:
     """What a metric must be."""
+    assert (task, name) in ORACLES, f"{task} {name} has no oracle: add one to tests/oracles.py that is not our own code"
     return ORACLES[task, name](rows, **variant)
 
 

@@ -39,7 +39,7 @@ def run(script: str, **environment: str) -> str:
 
 def test_an_export_carries_values_bounds_objective_and_window(make, exports, clock):
     """
-    Everything of design section 6 for a binary model, under its exported names.
+    Everything a binary model exports, under its exported names.
     """
     monitor = make(BinaryMonitor, objectives={"f1": 0.9})
     monitor.record_batch([True, True, False, False], [True, False, False, True])

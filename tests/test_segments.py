@@ -236,6 +236,20 @@ def test_a_missing_value_in_a_column_is_no_segment(make, column):
     assert [3.0, 2.0] == [snapshot.value("window.rows"), snapshot.value("window.rows", ("country", "DE"))]
 
 
+def test_several_values_in_a_column_are_several_segments(make):
+    """
+    As in `record`: a tuple is no value of its own.
+    """
+    monitor = make(BinaryMonitor, strict=True)
+
+    monitor.record(True, True, segments={"tag": ("gold", "beta")})
+    monitor.record_batch([True, True], [True, True], segments={"tag": [("gold", "beta"), "gold"]})
+    snapshot = monitor.snapshot()
+
+    assert [None, ("tag", "gold"), ("tag", "beta")] == list(snapshot.segments)
+    assert [3.0, 2.0] == [snapshot.value("window.rows", ("tag", tag)) for tag in ("gold", "beta")]
+
+
 @pytest.mark.parametrize("dtype", [np.int8, np.int64, np.uint16, np.float32, np.float64])
 def test_numbers_as_segments_are_written_the_same_from_every_array(make, dtype):
     """
