@@ -579,7 +579,7 @@ class CountDefinition:
 
 
 LABELS = CountDefinition(
-    "labels", "{label}", "Labels received, by what became of them: so far all are `matched`.", LABEL_OUTCOME
+    "labels", "{label}", "Labels received, by what became of them; so far all are matched.", LABEL_OUTCOME
 )
 REJECTED = CountDefinition("rejected", "{row}", "Rows not used, by reason.", REJECT_REASON)
 OVERFLOWED = CountDefinition("segments.overflowed", "{row}", "Rows counted under __other__.", SEGMENT_NAME)

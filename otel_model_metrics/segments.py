@@ -168,7 +168,6 @@ class SegmentTable:
         for name in names:
             places = self._vocabulary(name).places(columns[name])
             if places.min(initial=SHIFT) == _UNUSABLE_PLACE:
-                self.problem = f"segment values must be hashable, got one that is not for {name!r}."
                 bad = places == _UNUSABLE_PLACE
                 unusable = bad if unusable is None else unusable | bad
             joint *= base
@@ -189,8 +188,11 @@ class SegmentTable:
             distinct, inverse = np.unique(joint, return_inverse=True)
             codes_of = np.array([self._code_of_number(int(number), names, base) for number in distinct], np.int32)
             result = codes_of[inverse]
-        if unusable is not None:
-            result = np.where(unusable, np.int32(UNUSABLE_SET), result)
+        if unusable is not None:  # tuples of several values, and what cannot be used: row by row
+            odd = np.flatnonzero(unusable)
+            result[odd] = self.encode_keys(
+                [tuple((name, columns[name][row]) for name in names) for row in odd.tolist()]
+            )
         return result
 
     def compact(self, codes: SetCodes) -> SetCodes:

@@ -23,7 +23,7 @@ MAX_NAME_LENGTH = 120
 # What `Vocabulary.code` says of a value that has no code of its own.
 OVERFLOW = -1  # a new value, but the vocabulary is full or closed
 MISSING = -2  # None or NaN: no value at all
-UNUSABLE = -3  # unhashable, or it cannot be written as text
+UNUSABLE = -3  # unhashable, several values in one, or it cannot be written as text
 
 # Codes are kept shifted by three, so that a whole column goes through bytes(), which takes nothing negative.
 SHIFT = 3
@@ -108,6 +108,8 @@ class Vocabulary:
 
     def code(self, value: Any) -> int:
         """The code of one value: 0 or more, or `OVERFLOW`, `MISSING`, `UNUSABLE`."""
+        if isinstance(value, (tuple, frozenset)):
+            return UNUSABLE  # several values are not one
         try:
             known = self._places.get(value)
         except Exception:  # unhashable, or its __hash__ or __eq__ fails

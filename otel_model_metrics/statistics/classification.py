@@ -240,6 +240,8 @@ def weighted_average(per_class: FloatArray, support: FloatArray) -> FloatArray:
     """
     Mean over the classes for which the value is defined, each weighted by its number of labels.
 
+    Undefined if none of these classes has a label (scikit-learn takes the unweighted mean there).
+
     Args:
         per_class: Shape ``(G, C)``.
         support: Labels of each class, shape ``(G, C)``.
