@@ -18,6 +18,11 @@ Columns = dict[str, NDArray[Any]]
 
 TIME = "time"
 
+# More slack makes a row cheaper to append, and to hold. A row should take no more than 40 bytes, slack included.
+_ROW_BYTES = 40
+_MOST_SLACK = 1 / 4
+_LEAST_SLACK = 1 / 32
+
 
 @dataclass(frozen=True)
 class Window:
@@ -55,8 +60,8 @@ class RingBuffer:
     """
     The newest rows, as columns ordered by time.
 
-    The live rows are always one contiguous slice: arrays hold a quarter more than `rows`, and when the end is
-    reached the live rows slide to the front. Rows that arrive out of order are sorted into their place, so the
+    The live rows are always one contiguous slice: arrays hold up to a quarter more than `rows`, and when the end
+    is reached the live rows slide to the front. Rows that arrive out of order are sorted into their place, so the
     window is always that of the newest rows by time; among equal times the later arrival is the newer.
 
     Args:
@@ -71,8 +76,9 @@ class RingBuffer:
 
     def __init__(self, rows: int, dtypes: Mapping[str, DTypeLike]) -> None:
         self._rows = int(rows)
-        self._slack = max(self._rows // 4, 64)
         dtypes = {TIME: np.float64, **dtypes}
+        row_bytes = sum(np.dtype(dtype).itemsize for dtype in dtypes.values())
+        self._slack = max(int(self._rows * min(_MOST_SLACK, max(_LEAST_SLACK, _ROW_BYTES / row_bytes - 1))), 64)
         # np.empty: the operating system commits a page only when a row is written to it
         self._columns: Columns = {name: np.empty(self._rows + self._slack, dtype) for name, dtype in dtypes.items()}
         self._start = self._end = 0
