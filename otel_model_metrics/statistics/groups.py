@@ -67,10 +67,11 @@ class Groups:
         joint += cells
         if table <= _DENSE_CELLS:
             by_set = np.bincount(joint, minlength=table).reshape(self.sets, n_cells)
-            places = self.pair_group[:, np.newaxis] * n_cells + np.arange(n_cells)
-            weights = by_set[self.pair_set]
-            summed = np.bincount(places.ravel(), weights=weights.ravel(), minlength=self.count * n_cells)
-            return summed.astype(np.int64).reshape(self.count, n_cells)
+            of_pairs = by_set[self.pair_set].astype(np.float64)
+            result = np.empty((self.count, n_cells), np.int64)
+            for cell in range(n_cells):
+                result[:, cell] = np.bincount(self.pair_group, weights=of_pairs[:, cell], minlength=self.count)
+            return result
         occupied, counts = np.unique(joint, return_counts=True)
         sparse = np.zeros((self.count, n_cells), np.int64)
         of_set, of_cell = np.divmod(occupied, n_cells)
