@@ -6,6 +6,7 @@ Each has two segments of traffic, and a fault that strikes one of them: its inpu
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -41,7 +42,7 @@ class Traffic:
     segments: list[str]
 
 
-class ServedModel:
+class ServedModel(ABC):
     """
     A trained model, the requests it may get, and its monitor.
 
@@ -85,11 +86,13 @@ class ServedModel:
         """Close the monitor, so that its name is free again."""
         self.monitor.close()
 
+    @abstractmethod
     def _disturb(self, rng: np.random.Generator, features: Floats) -> Floats:
-        raise NotImplementedError
+        """The same features, as the fault leaves them."""
 
+    @abstractmethod
     def _answer(self, traffic: Traffic) -> None:
-        raise NotImplementedError
+        """Predict, and record with the labels."""
 
 
 class TumourModel(ServedModel):

@@ -12,6 +12,7 @@ import logging
 import os
 import sys
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 
 import numpy as np
@@ -183,16 +184,16 @@ class _Run:
         self._console.file.flush()
 
 
-class _Show:
+class _Show(ABC):
     """Where the view goes."""
 
+    @abstractmethod
     def at(self, moment: view.Moment) -> None:
         """Show this moment, if it is time to."""
-        raise NotImplementedError
 
+    @abstractmethod
     def say(self, text: str) -> None:
         """Say something once."""
-        raise NotImplementedError
 
 
 class _Screen(_Show):
