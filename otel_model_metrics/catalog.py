@@ -7,7 +7,7 @@ Instruments, snapshots and the tables in the README are derived from these entri
 A function says by its argument names what it needs. Additive statistics come as whole arrays, groups first:
 
 - binary: ``tp`` ``fp`` ``fn`` ``tn`` ``correct`` ``n`` (`statistics/classification.py`)
-- multiclass: the same against all other classes, and ``support`` ``matrix`` ``loss`` ``scored`` ``within_k``
+- multiclass: the same against all other classes, and ``support`` ``predicted`` ``loss`` ``scored`` ``within_k``
 - regression: ``n`` ``over`` ``under`` ``squared`` ``fourth`` (`statistics/regression.py`)
 - ranking: ``n`` ``reciprocal`` ``precision`` ``recall`` ``ndcg`` ... (`statistics/ranking.py`)
 
@@ -35,6 +35,7 @@ TASKS: tuple[Task, ...] = ("binary", "multiclass", "regression", "ranking")
 NAMESPACE = "ml.model."
 MODEL_NAME = "ml.model.name"
 MODEL_VERSION = "ml.model.version"
+TASK = "ml.model.task"  # on totals only: classes named positive and negative do not make a model binary
 SEGMENT_NAME = "ml.segment.name"
 SEGMENT_VALUE = "ml.segment.value"
 METRIC = "ml.metric"
@@ -69,7 +70,7 @@ class MetricDefinition:
         description: One sentence.
         better: ``higher``, ``lower``, or ``zero`` for a bias; empty for what only explains.
         functions: For each task the function that computes it.
-        interval: The function that computes its 95 % bounds, or None.
+        intervals: For each task that has 95 % bounds the function that computes them.
         by: For a task whose function gives several values: what tells them apart.
         in_segments: Whether segments export it by default.
         always: Exported whatever `metrics=` says.
@@ -80,7 +81,7 @@ class MetricDefinition:
     description: str
     better: Literal["higher", "lower", "zero", ""]
     functions: Mapping[Task, Function]
-    interval: Function | None = None
+    intervals: Mapping[Task, Function] = field(default_factory=dict)
     by: Mapping[Task, By] = field(default_factory=dict)
     in_segments: bool = False
     always: bool = False
@@ -92,7 +93,7 @@ class MetricDefinition:
 
     def needs_rows(self, task: Task) -> bool:
         """Whether the metric needs the rows themselves, and so is no function of totals."""
-        return bool(_ROW_ARGUMENTS & set(_arguments(self.functions[task])))
+        return bool(_ROW_ARGUMENTS & set(arguments_of(self.functions[task])))
 
     def values(self, task: Task, sums: Sums, rows: Callable[[int], Sums], groups: int) -> Array:
         """
@@ -111,26 +112,27 @@ class MetricDefinition:
         function = self.functions[task]
         if not self.needs_rows(task):
             return np.asarray(function(**self._select(function, task, sums)), np.float64)[:groups]
-        wanted = _arguments(function)
+        wanted = arguments_of(function)
         return np.array(
             [function(**{name: rows(group)[name] for name in wanted}) for group in range(groups)], np.float64
         )
 
     def bounds(self, task: Task, sums: Sums) -> tuple[Array, Array]:
         """Lower and upper bound of the overall value, each of shape ``(1,)`` or ``(1, m)``."""
-        assert self.interval is not None
-        overall = {name: values[:1] for name, values in self._select(self.interval, task, sums).items()}
-        lower, upper = self.interval(**overall)
+        interval = self.intervals[task]
+        overall = {name: values[:1] for name, values in self._select(interval, task, sums).items()}
+        lower, upper = interval(**overall)
         return lower, upper
 
     def _select(self, function: Function, task: Task, sums: Sums) -> Sums:
-        wanted = {name: sums[name] for name in _arguments(function)}
+        wanted = {name: sums[name] for name in arguments_of(function)}
         if task in self.by:  # one n for each group goes with m values for each group
             wanted = {name: values[:, np.newaxis] if values.ndim == 1 else values for name, values in wanted.items()}
         return wanted
 
 
-def _arguments(function: Function) -> tuple[str, ...]:
+def arguments_of(function: Function) -> tuple[str, ...]:
+    """The statistics, or columns of rows, that a function of the catalogue asks for."""
     known = _ARGUMENTS.get(function)
     if known is None:
         known = _ARGUMENTS[function] = tuple(inspect.signature(function).parameters)
@@ -178,7 +180,7 @@ METRICS: tuple[MetricDefinition, ...] = (
         "Share of predictions that equal their label.",
         "higher",
         _both(classification.accuracy),
-        interval=classification.accuracy_interval,
+        intervals=_both(classification.accuracy_interval),
         in_segments=True,
     ),
     MetricDefinition(
@@ -187,7 +189,7 @@ METRICS: tuple[MetricDefinition, ...] = (
         "Share of predictions of a class that are right.",
         "higher",
         _both(classification.precision),
-        interval=classification.precision_interval,
+        intervals=_both(classification.precision_interval),
         by={"multiclass": "class"},
         in_segments=True,
     ),
@@ -197,7 +199,7 @@ METRICS: tuple[MetricDefinition, ...] = (
         "Share of labels of a class that were predicted.",
         "higher",
         _both(classification.recall),
-        interval=classification.recall_interval,
+        intervals=_both(classification.recall_interval),
         by={"multiclass": "class"},
         in_segments=True,
     ),
@@ -207,6 +209,7 @@ METRICS: tuple[MetricDefinition, ...] = (
         "Share of negative labels that were predicted negative.",
         "higher",
         {"binary": classification.specificity},
+        intervals={"binary": classification.specificity_interval},
     ),
     MetricDefinition(
         "f1",
@@ -214,7 +217,7 @@ METRICS: tuple[MetricDefinition, ...] = (
         "Harmonic mean of precision and recall.",
         "higher",
         _both(classification.f1),
-        interval=intervals.f1_interval,
+        intervals=_both(intervals.f1_interval),
         by={"multiclass": "class"},
         in_segments=True,
     ),
@@ -224,6 +227,10 @@ METRICS: tuple[MetricDefinition, ...] = (
         "Mean recall over the classes that have labels.",
         "higher",
         {"binary": classification.balanced_accuracy, "multiclass": classification.balanced_accuracy_of_classes},
+        intervals={
+            "binary": classification.balanced_accuracy_interval,
+            "multiclass": classification.balanced_accuracy_of_classes_interval,
+        },
     ),
     MetricDefinition(
         "mcc",
@@ -282,17 +289,24 @@ METRICS: tuple[MetricDefinition, ...] = (
         "Mean absolute error.",
         "lower",
         {"regression": regression.mae},
-        interval=regression.mae_interval,
+        intervals={"regression": regression.mae_interval},
         in_segments=True,
     ),
-    MetricDefinition("mse", "{target^2}", "Mean squared error.", "lower", {"regression": regression.mse}),
+    MetricDefinition(
+        "mse",
+        "{target^2}",
+        "Mean squared error.",
+        "lower",
+        {"regression": regression.mse},
+        intervals={"regression": regression.mse_interval},
+    ),
     MetricDefinition(
         "rmse",
         "{target}",
         "Root of the mean squared error.",
         "lower",
         {"regression": regression.rmse},
-        interval=intervals.rmse_interval,
+        intervals={"regression": intervals.rmse_interval},
         in_segments=True,
     ),
     MetricDefinition(
@@ -301,6 +315,7 @@ METRICS: tuple[MetricDefinition, ...] = (
         "Mean of prediction minus label, the bias.",
         "zero",
         {"regression": regression.mean_error},
+        intervals={"regression": regression.mean_error_interval},
         in_segments=True,
     ),
     MetricDefinition(
@@ -328,7 +343,7 @@ METRICS: tuple[MetricDefinition, ...] = (
         "Mean of 1 / rank of the first relevant item.",
         "higher",
         {"ranking": ranking.mrr},
-        interval=ranking.mrr_interval,
+        intervals={"ranking": ranking.mrr_interval},
         in_segments=True,
     ),
     MetricDefinition(
@@ -337,6 +352,7 @@ METRICS: tuple[MetricDefinition, ...] = (
         "Mean share of the first k places that hold a relevant item.",
         "higher",
         {"ranking": ranking.precision_at_k},
+        intervals={"ranking": ranking.precision_interval},
         by={"ranking": "k"},
     ),
     MetricDefinition(
@@ -345,6 +361,7 @@ METRICS: tuple[MetricDefinition, ...] = (
         "Mean share of the relevant items that are among the first k.",
         "higher",
         {"ranking": ranking.recall_at_k},
+        intervals={"ranking": ranking.recall_interval},
         by={"ranking": "k"},
     ),
     MetricDefinition(
@@ -353,6 +370,7 @@ METRICS: tuple[MetricDefinition, ...] = (
         "Mean discounted gain of the first k items, relative to the best order.",
         "higher",
         {"ranking": ranking.ndcg_at_k},
+        intervals={"ranking": ranking.ndcg_interval},
         by={"ranking": "k"},
         in_segments=True,
     ),
@@ -362,6 +380,7 @@ METRICS: tuple[MetricDefinition, ...] = (
         "Mean average precision of the first k items.",
         "higher",
         {"ranking": ranking.map_at_k},
+        intervals={"ranking": ranking.map_interval},
         by={"ranking": "k"},
     ),
     MetricDefinition(
@@ -370,7 +389,7 @@ METRICS: tuple[MetricDefinition, ...] = (
         "Share of rankings with a relevant item among the first k.",
         "higher",
         {"ranking": ranking.hit_rate_at_k},
-        interval=ranking.hit_rate_interval,
+        intervals={"ranking": ranking.hit_rate_interval},
         by={"ranking": "k"},
     ),
 )
@@ -391,10 +410,15 @@ AVERAGES: dict[str, Function] = {
 def statistics_of(task: Task, sums: Sums) -> Sums:
     """The additive statistics under the names that metric functions ask for."""
     if task == "binary":
-        return {**sums, **classification.two_class_counts(sums["matrix"])}
+        return {**sums, **_as_floats(classification.two_class_counts(sums["matrix"]))}
     if task == "multiclass":
-        return {**sums, **classification.class_counts(sums["matrix"])}
+        return {**sums, **_as_floats(classification.class_counts(sums["matrix"]))}
     return sums
+
+
+def _as_floats(counts: Sums) -> Sums:
+    """Products of four counts of a long-lived process do not fit into an integer."""
+    return {name: values.astype(np.float64) for name, values in counts.items()}
 
 
 def rows_of(task: Task, columns: Mapping[str, Array]) -> tuple[Sums, Array | None]:
@@ -532,11 +556,27 @@ TOTALS: tuple[TotalDefinition, ...] = (
         "error.squared", "{target^2}", "Sum of squared errors.", ("regression",), _named("squared"), _one_cell
     ),
     TotalDefinition(
+        "error.fourth",
+        "{target^4}",
+        "Sum of fourth powers of errors, for bounds of rmse.",
+        ("regression",),
+        _named("fourth"),
+        _one_cell,
+    ),
+    TotalDefinition(
         "rank.reciprocal",
         "{score}",
         "Sum of 1 / rank of the first relevant item.",
         ("ranking",),
         _named("reciprocal"),
+        _one_cell,
+    ),
+    TotalDefinition(
+        "rank.reciprocal_squared",
+        "{score}",
+        "Sum of 1 / rank^2 of the first relevant item, for bounds of mrr.",
+        ("ranking",),
+        _named("reciprocal_squared"),
         _one_cell,
     ),
     TotalDefinition("rank.precision", "{ratio}", "Sum of precision at k.", ("ranking",), _named("precision"), _k_cells),

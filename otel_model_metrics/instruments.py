@@ -108,6 +108,7 @@ class _SeriesOfMonitor:
                 if attributes is None:
                     attributes = self._attributes[key] = {
                         **self._attributes_of((), reading.segments[group]),
+                        catalog.TASK: self.monitor.task,
                         **cells[cell],
                     }
                 observations.append(Observation(float(reported[group, cell]), attributes))
@@ -262,7 +263,7 @@ def _instruments_of(meter: Meter, monitor: Exported) -> Iterable[tuple[str, str,
     gauge, counter = meter.create_observable_gauge, meter.create_observable_counter
     for metric in monitor.selection.metrics:
         yield metric.instrument, metric.unit, metric.description, gauge
-        if metric.interval is not None:
+        if monitor.task in metric.intervals:
             for suffix, what in ((LOWER, "Lower"), (UPPER, "Upper")):
                 yield metric.instrument + suffix, metric.unit, f"{what} 95 % bound of {metric.name}.", gauge
     yield catalog.NAMESPACE + catalog.OBJECTIVE, catalog.OBJECTIVE_UNIT, catalog.OBJECTIVE_DESCRIPTION, gauge

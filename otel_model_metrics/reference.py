@@ -27,7 +27,7 @@ def metric_table() -> str:
             tasks,
             f"`{metric.unit}`",
             _DIRECTIONS[metric.better],
-            "`.lower` `.upper`" if metric.interval else "",
+            "`.lower` `.upper`" if metric.intervals else "",
             "yes" if metric.in_segments else "",
             metric.description,
         )

@@ -211,7 +211,7 @@ def _all_series(
         values = definition.values(task, sums, rows, wanted)
         by = definition.by.get(task)
         yield from _series(definition.name, by, values, sums, selection.ks, classes)
-        if definition.interval is not None:
+        if task in definition.intervals:
             for suffix, bound in zip((LOWER, UPPER), definition.bounds(task, sums), strict=True):
                 yield from _series(definition.name + suffix, by, bound, sums, selection.ks, classes)
 

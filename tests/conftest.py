@@ -54,7 +54,7 @@ class Exports:
         found = [
             value
             for series, value in self.collect().get(name, {}).items()
-            if {k: v for k, v in series if k not in ("ml.model.name", "ml.model.version")} == wanted
+            if {k: v for k, v in series if k not in ("ml.model.name", "ml.model.version", "ml.model.task")} == wanted
         ]
         assert len(found) <= 1, f"{name} has {len(found)} series with {wanted}"
         return found[0] if found else None

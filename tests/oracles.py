@@ -20,6 +20,7 @@ import ir_measures
 import numpy as np
 from scipy import stats
 from sklearn import metrics
+from statsmodels.stats.proportion import proportion_confint
 
 NAN = float("nan")
 
@@ -178,6 +179,25 @@ def _f1_bounds(rows: Rows) -> tuple[float, float]:
     return f1_of_jaccard(tp, tp + fp + fn)
 
 
+@bounded("binary", "specificity")
+def _specificity_bounds(rows: Rows) -> tuple[float, float]:
+    tn, fp, _, _ = _counts(rows)
+    return wilson(tn, tn + fp)
+
+
+@bounded("binary", "balanced_accuracy")
+def _balanced_accuracy_bounds(rows: Rows) -> tuple[float, float]:
+    return _mean_bounds([_recall_bounds(rows), _specificity_bounds(rows)])
+
+
+def _mean_bounds(bounds: Sequence[tuple[float, float]]) -> tuple[float, float]:
+    """Mean of the bounds that are defined."""
+    defined = [(lower, upper) for lower, upper in bounds if not math.isnan(lower)]
+    if not defined:
+        return NAN, NAN
+    return statistics.fmean(lower for lower, _ in defined), statistics.fmean(upper for _, upper in defined)
+
+
 def _scored(function: Callable[..., float], *, needs_both: bool = False, needs_positive: bool = False) -> Oracle:
     """Of the rows that have a score."""
 
@@ -264,6 +284,11 @@ def _bounds_by_class(bounds: Callable[[int, int, int], tuple[float, float]]) -> 
     return answer
 
 
+@bounded("multiclass", "balanced_accuracy")
+def _balanced_accuracy_of_classes_bounds(rows: Rows) -> tuple[float, float]:
+    return _bounds_by_class(lambda tp, fp, fn: wilson(tp, tp + fn))(rows, average="macro")
+
+
 bounded("multiclass", "precision")(_bounds_by_class(lambda tp, fp, fn: wilson(tp, tp + fp)))
 bounded("multiclass", "recall")(_bounds_by_class(lambda tp, fp, fn: wilson(tp, tp + fn)))
 bounded("multiclass", "f1")(_bounds_by_class(lambda tp, fp, fn: f1_of_jaccard(tp, tp + fp + fn)))
@@ -325,6 +350,16 @@ def _mae_bounds(rows: Rows) -> tuple[float, float]:
     return normal(np.abs(_errors(rows)), 0.0, math.inf)
 
 
+@bounded("regression", "mse")
+def _mse_bounds(rows: Rows) -> tuple[float, float]:
+    return normal(_errors(rows) ** 2, 0.0, math.inf)
+
+
+@bounded("regression", "mean_error")
+def _mean_error_bounds(rows: Rows) -> tuple[float, float]:
+    return normal(_errors(rows), -math.inf, math.inf)
+
+
 @bounded("regression", "rmse")
 def _rmse_bounds(rows: Rows) -> tuple[float, float]:
     lower, upper = normal(_errors(rows) ** 2, 0.0, math.inf)
@@ -373,3 +408,16 @@ def _mrr_bounds(rows: Rows) -> tuple[float, float]:
 @bounded("ranking", "hit_rate_at_k")
 def _hit_rate_bounds(rows: Rows, *, k: int) -> tuple[float, float]:
     return wilson(sum(_RANKING["hit_rate_at_k"](rows, k=k)), len(rows))
+
+
+def _wilson_of_values(name: str) -> Callable[..., tuple[float, float]]:
+    """By statsmodels, for which "successes" need not be whole."""
+
+    def bounds(rows: Rows, *, k: int) -> tuple[float, float]:
+        return proportion_confint(sum(_RANKING[name](rows, k=k)), len(rows), method="wilson")
+
+    return bounds
+
+
+for _name in ("precision_at_k", "recall_at_k", "ndcg_at_k", "map_at_k"):
+    bounded("ranking", _name)(_wilson_of_values(_name))

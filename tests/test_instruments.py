@@ -24,6 +24,10 @@ def series(**attributes):
     return frozenset({**MODEL, **{key.replace("__", "."): value for key, value in attributes.items()}}.items())
 
 
+def series_of_total(task, **attributes):
+    return series(ml__model__task=task, **attributes)
+
+
 def run(script: str, **environment: str) -> str:
     """Output of a Python script in a process of its own."""
     done = subprocess.run(
@@ -61,7 +65,9 @@ def test_a_total_is_born_at_zero_and_has_its_value_in_the_next_export(make, expo
     """
     monitor = make(BinaryMonitor)
     monitor.record(True, True)
-    outcome = series(**{"ml__class__actual": "positive", "ml__class__predicted": "positive", "ml__outcome": "correct"})
+    outcome = series_of_total(
+        "binary", **{"ml__class__actual": "positive", "ml__class__predicted": "positive", "ml__outcome": "correct"}
+    )
 
     first, second = exports.collect(), exports.collect()
 
@@ -86,13 +92,15 @@ def test_a_class_met_later_is_born_at_zero_and_disturbs_no_other(make, exports):
     def outcome(found, actual, predicted):
         kind = "correct" if actual == predicted else "wrong"
         return found["ml.model.outcomes"][
-            series(**{"ml__class__actual": actual, "ml__class__predicted": predicted, "ml__outcome": kind})
+            series_of_total(
+                "multiclass", **{"ml__class__actual": actual, "ml__class__predicted": predicted, "ml__outcome": kind}
+            )
         ]
 
     assert (2.0, 1.0, 0.0) == (outcome(first, "a", "a"), outcome(first, "a", "b"), outcome(first, "b", "c"))
     assert (2.0, 1.0, 1.0) == (outcome(second, "a", "a"), outcome(second, "a", "b"), outcome(second, "b", "c"))
-    assert 2.0 == first["ml.model.predictions"][series(ml__class__predicted="a")]
-    assert 0.0 == first["ml.model.predictions"][series(ml__class__predicted="c")]
+    assert 2.0 == first["ml.model.predictions"][series_of_total("multiclass", ml__class__predicted="a")]
+    assert 0.0 == first["ml.model.predictions"][series_of_total("multiclass", ml__class__predicted="c")]
 
 
 def test_each_reader_sees_its_own_zeros_and_the_same_values():
@@ -104,7 +112,7 @@ def test_each_reader_sees_its_own_zeros_and_the_same_values():
     monitor = BinaryMonitor("model", meter_provider=provider)
     monitor.record(True, True)
     exports = Exports()
-    predicted = series(**{"ml__class__predicted": "positive"})
+    predicted = series_of_total("binary", ml__class__predicted="positive")
 
     counts = [exports.collect(reader)["ml.model.predictions"][predicted] for reader in (one, one, two, two, one)]
 

@@ -321,7 +321,7 @@ def test_every_total_has_what_its_derivatives_need(total):
     """
     assert re.fullmatch(r"[a-z][a-z0-9]*([._][a-z0-9]+)*", total.name)
     assert not total.name.endswith("total")
-    assert re.fullmatch(r"\{[a-z]+(\^2)?\}", total.unit)
+    assert re.fullmatch(r"\{[a-z]+(\^[24])?\}", total.unit)
     assert re.fullmatch(r"[A-Z].*[a-z0-9_]\.", total.description)
 
 

@@ -55,7 +55,8 @@ def class_counts(matrix: IntArray) -> dict[str, IntArray]:
         matrix: Shape ``(G, C, C)``.
 
     Returns:
-        ``tp``, ``fp``, ``fn``, ``tn``, ``support`` of shape ``(G, C)``; ``correct``, ``n`` of shape ``(G,)``.
+        ``tp``, ``fp``, ``fn``, ``tn``, ``support``, ``predicted`` of shape ``(G, C)``; ``correct``, ``n`` of shape
+        ``(G,)``.
 
     >>> class_counts(np.array([[[1, 1], [0, 2]]]))["fp"].tolist()
     [[0, 1]]
@@ -70,6 +71,7 @@ def class_counts(matrix: IntArray) -> dict[str, IntArray]:
         "fn": support - tp,
         "tn": n[:, np.newaxis] - support - predicted + tp,
         "support": support,
+        "predicted": predicted,
         "correct": tp.sum(axis=1),
         "n": n,
     }
@@ -138,6 +140,11 @@ def specificity(tn: FloatArray, fp: FloatArray) -> FloatArray:
     return ratio(tn, tn + fp)
 
 
+def specificity_interval(tn: FloatArray, fp: FloatArray) -> Bounds:
+    """Wilson interval of `specificity`."""
+    return wilson(tn, tn + fp)
+
+
 def f1(tp: FloatArray, fp: FloatArray, fn: FloatArray) -> FloatArray:
     """
     Harmonic mean of precision and recall, in [0, 1]; higher is better.
@@ -149,7 +156,7 @@ def f1(tp: FloatArray, fp: FloatArray, fn: FloatArray) -> FloatArray:
     >>> float(f1(np.array(2), np.array(1), np.array(1)))
     0.6666666666666666
     """
-    return ratio(2 * tp, 2 * tp + fp + fn)
+    return ratio(2 * tp, 2 * tp + (fp + fn))
 
 
 def balanced_accuracy(tp: FloatArray, fp: FloatArray, fn: FloatArray, tn: FloatArray) -> FloatArray:
@@ -161,22 +168,34 @@ def balanced_accuracy(tp: FloatArray, fp: FloatArray, fn: FloatArray, tn: FloatA
     >>> float(balanced_accuracy(np.array(1), np.array(0), np.array(1), np.array(2)))
     0.75
     """
-    return _mean_of_defined(np.stack([recall(tp, fn), specificity(tn, fp)], axis=-1))
+    return _mean_of_two(recall(tp, fn), specificity(tn, fp))
 
 
-def balanced_accuracy_of_classes(matrix: IntArray) -> FloatArray:
+def balanced_accuracy_interval(tp: FloatArray, fp: FloatArray, fn: FloatArray, tn: FloatArray) -> Bounds:
+    """Mean of the Wilson intervals of `recall` and `specificity`; it errs on the wide side, for errors even out."""
+    positive, negative = recall_interval(tp, fn), specificity_interval(tn, fp)
+    return _mean_of_two(positive[0], negative[0]), _mean_of_two(positive[1], negative[1])
+
+
+def balanced_accuracy_of_classes(tp: FloatArray, fn: FloatArray) -> FloatArray:
     """
     Mean recall over the classes that have labels, in [0, 1]; higher is better.
 
     Args:
-        matrix: Shape ``(G, C, C)``.
+        tp, fn: One class against the rest, shape ``(G, C)``.
 
     Source: scikit-learn ``balanced_accuracy_score``.
 
-    >>> balanced_accuracy_of_classes(np.array([[[2, 0], [1, 1]]])).tolist()
+    >>> balanced_accuracy_of_classes(np.array([[2, 1]]), np.array([[0, 1]])).tolist()
     [0.75]
     """
-    return _mean_of_defined(ratio(np.diagonal(matrix, axis1=1, axis2=2), matrix.sum(axis=2)))
+    return _mean_over_classes(recall(tp, fn))
+
+
+def balanced_accuracy_of_classes_interval(tp: FloatArray, fn: FloatArray) -> Bounds:
+    """Mean of the Wilson intervals of each class's recall; it errs on the wide side, for errors even out."""
+    lower, upper = recall_interval(tp, fn)
+    return _mean_over_classes(lower), _mean_over_classes(upper)
 
 
 def mcc(tp: FloatArray, fp: FloatArray, fn: FloatArray, tn: FloatArray) -> FloatArray:
@@ -190,30 +209,26 @@ def mcc(tp: FloatArray, fp: FloatArray, fn: FloatArray, tn: FloatArray) -> Float
     >>> float(mcc(np.array(1), np.array(1), np.array(0), np.array(2)))
     0.5773502691896258
     """
-    tp, fp, fn, tn = (np.asarray(count, np.float64) for count in (tp, fp, fn, tn))
     # Two roots, because the product of four counts of 1e5 each is near the limit of exact float64 integers.
     return ratio(tp * tn - fp * fn, np.sqrt((tp + fp) * (tp + fn)) * np.sqrt((tn + fp) * (tn + fn)))
 
 
-def mcc_of_classes(matrix: IntArray) -> FloatArray:
+def mcc_of_classes(correct: FloatArray, n: FloatArray, support: FloatArray, predicted: FloatArray) -> FloatArray:
     """
     Matthews correlation coefficient of many classes, in [-1, 1]; higher is better, 0 is chance.
 
     Args:
-        matrix: Shape ``(G, C, C)``.
+        correct, n: Shape ``(G,)``.
+        support, predicted: Labels and predictions of each class, shape ``(G, C)``.
 
     Source: Gorodkin (2004), Computational Biology and Chemistry 28, 367-374; scikit-learn ``matthews_corrcoef``.
 
-    >>> mcc_of_classes(np.array([[[2, 1], [0, 1]]])).round(6).tolist()
+    >>> mcc_of_classes(np.array([3]), np.array([4]), np.array([[3, 1]]), np.array([[2, 2]])).round(6).tolist()
     [0.57735]
     """
-    correct = np.trace(matrix, axis1=1, axis2=2).astype(np.float64)
-    n = matrix.sum(axis=(1, 2)).astype(np.float64)
-    labels = matrix.sum(axis=2).astype(np.float64)
-    predictions = matrix.sum(axis=1).astype(np.float64)
-    covariance = correct * n - (labels * predictions).sum(axis=1)
-    spread_of_labels = n * n - (labels * labels).sum(axis=1)
-    spread_of_predictions = n * n - (predictions * predictions).sum(axis=1)
+    covariance = correct * n - np.nansum(support * predicted, axis=-1)
+    spread_of_labels = n * n - np.nansum(support * support, axis=-1)
+    spread_of_predictions = n * n - np.nansum(predicted * predicted, axis=-1)
     return ratio(covariance, np.sqrt(spread_of_labels) * np.sqrt(spread_of_predictions))
 
 
@@ -233,7 +248,7 @@ def macro_average(per_class: FloatArray, support: FloatArray) -> FloatArray:
     >>> macro_average(np.array([[1.0, 0.5, np.nan]]), np.array([[3, 1, 0]])).tolist()
     [0.75]
     """
-    return _mean_of_defined(per_class)
+    return _mean_over_classes(per_class)
 
 
 def weighted_average(per_class: FloatArray, support: FloatArray) -> FloatArray:
@@ -254,12 +269,15 @@ def weighted_average(per_class: FloatArray, support: FloatArray) -> FloatArray:
     >>> weighted_average(np.array([[1.0, 0.5, np.nan]]), np.array([[3, 1, 0]])).tolist()
     [0.875]
     """
-    defined = ~np.isnan(per_class)
-    weights = np.where(defined, support, 0.0)
-    return ratio((np.where(defined, per_class, 0.0) * weights).sum(axis=-1), weights.sum(axis=-1))
+    weights = np.where(np.isnan(per_class), np.nan, support)
+    return ratio(np.nansum(per_class * support, axis=-1), np.nansum(weights, axis=-1))
 
 
-def _mean_of_defined(values: FloatArray) -> FloatArray:
+def _mean_over_classes(values: FloatArray) -> FloatArray:
     """Mean over the last axis without the undefined values; undefined if all are."""
-    defined = ~np.isnan(values)
-    return ratio(np.where(defined, values, 0.0).sum(axis=-1), defined.sum(axis=-1))
+    return ratio(np.nansum(values, axis=-1), np.count_nonzero(~np.isnan(values), axis=-1))
+
+
+def _mean_of_two(one: FloatArray, other: FloatArray) -> FloatArray:
+    """Their mean, or the one that is defined; undefined if neither is."""
+    return (np.where(np.isnan(one), other, one) + np.where(np.isnan(other), one, other)) / 2

@@ -3,6 +3,10 @@ Bounds: how far a value may be from the truth, given how few rows it rests on.
 
 Every function takes additive statistics and returns (lower, upper) arrays of the same shape, ``nan`` where
 there is no evidence. The confidence level is 95 %, two-sided.
+
+What is computed from additive statistics, here and in the files beside this one, uses operators and numpy functions
+only: no conversion, no method of arrays. So whatever follows numpy's dispatch protocols can stand in for an array, as
+`provisioning/promql.py` does to write the same formula in another language.
 """
 
 from __future__ import annotations
@@ -24,9 +28,7 @@ def ratio(part: FloatArray, whole: FloatArray) -> FloatArray:
     >>> ratio(np.array([1, 0]), np.array([4, 0])).tolist()
     [0.25, nan]
     """
-    part, whole = np.asarray(part, np.float64), np.asarray(whole, np.float64)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return np.where(whole != 0, part / whole, np.nan)
+    return np.true_divide(part, np.where(np.not_equal(whole, 0), whole, np.nan))
 
 
 def wilson(successes: FloatArray, trials: FloatArray) -> Bounds:
@@ -46,12 +48,10 @@ def wilson(successes: FloatArray, trials: FloatArray) -> Bounds:
     >>> [round(float(bound), 3) for bound in wilson(np.array(80), np.array(100))]
     [0.711, 0.867]
     """
-    share = ratio(successes, trials)
-    spread = ratio(np.full_like(share, Z * Z), trials)
-    center = (share + spread / 2) / (1 + spread)
-    # max(..., 0): for an extreme share rounding may leave a tiny negative number under the root
-    half = np.sqrt(np.maximum(spread * share * (1 - share) + spread * spread / 4, 0.0)) / (1 + spread)
-    return np.clip(center - half, 0.0, 1.0), np.clip(center + half, 0.0, 1.0)
+    # The usual form times trials / trials: each count appears as rarely as can be, which matters where it is a query.
+    half = Z * np.sqrt(ratio(successes * (trials - successes), trials) + Z * Z / 4)
+    lower, upper = ((successes + Z * Z / 2 + sign * half) / (trials + Z * Z) for sign in (-1, 1))
+    return np.clip(lower, 0.0, 1.0), np.clip(upper, 0.0, 1.0)
 
 
 def f1_interval(tp: FloatArray, fp: FloatArray, fn: FloatArray) -> Bounds:
@@ -70,8 +70,8 @@ def f1_interval(tp: FloatArray, fp: FloatArray, fn: FloatArray) -> Bounds:
     >>> [round(float(bound), 3) for bound in f1_interval(np.array(80), np.array(10), np.array(10))]
     [0.831, 0.929]
     """
-    lower, upper = wilson(tp, np.asarray(tp) + fp + fn)
-    return 2 * lower / (1 + lower), 2 * upper / (1 + upper)
+    lower, upper = wilson(tp, tp + fp + fn)
+    return 2 - 2 / (1 + lower), 2 - 2 / (1 + upper)
 
 
 def mean_interval(
@@ -95,13 +95,34 @@ def mean_interval(
     >>> [round(float(bound), 3) for bound in mean_interval(np.array(4), np.array(10.0), np.array(30.0))]
     [1.235, 3.765]
     """
-    n, total = np.asarray(n, np.float64), np.asarray(total, np.float64)
     mean = ratio(total, n)
     with np.errstate(invalid="ignore", over="ignore"):
-        scatter = np.maximum(np.asarray(total_of_squares, np.float64) - total * mean, 0.0)
-        variance_of_mean = ratio(ratio(scatter, np.where(n > 1, n - 1, 0.0)), n)
-        half = Z * np.sqrt(variance_of_mean)
+        # max(..., 0): without any spread rounding may leave a tiny negative number under the root
+        scatter = np.maximum(total_of_squares - total * mean, 0.0)
+        half = Z * np.sqrt(scatter / np.where(np.greater(n, 1), n * (n - 1), np.nan))
     return np.clip(mean - half, low, high), np.clip(mean + half, low, high)
+
+
+def mean_of_shares_interval(n: FloatArray, total: FloatArray) -> Bounds:
+    """
+    Interval of a mean of values in [0, 1] whose squares were not summed.
+
+    No such values vary more than those that are all 0 or 1, for which Wilson's interval is made: so this one errs on
+    the wide side.
+
+    Args:
+        n: Number of rows, any shape.
+        total: Sum of the values, same shape, 0 <= total <= n.
+
+    Returns:
+        Two arrays in [0, 1]; ``nan`` where n is 0.
+
+    Source: Bhatia and Davis (2000), American Mathematical Monthly 107, 353-357 (the variance is at most m (1 - m)).
+
+    >>> [round(float(bound), 3) for bound in mean_of_shares_interval(np.array(100), np.array(80.0))]
+    [0.711, 0.867]
+    """
+    return wilson(total, n)
 
 
 def rmse_interval(n: FloatArray, squared: FloatArray, fourth: FloatArray) -> Bounds:

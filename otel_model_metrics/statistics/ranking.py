@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from otel_model_metrics.statistics.groups import FloatArray, Groups
-from otel_model_metrics.statistics.intervals import Bounds, mean_interval, ratio, wilson
+from otel_model_metrics.statistics.intervals import Bounds, mean_interval, mean_of_shares_interval, ratio, wilson
 
 
 def judge(
@@ -127,6 +127,11 @@ def precision_at_k(n: FloatArray, precision: FloatArray) -> FloatArray:
     return ratio(precision, n)
 
 
+def precision_interval(n: FloatArray, precision: FloatArray) -> Bounds:
+    """Interval of `precision_at_k`, on the wide side."""
+    return mean_of_shares_interval(n, precision)
+
+
 def recall_at_k(n: FloatArray, recall: FloatArray) -> FloatArray:
     """
     Mean share of the relevant items that are among the first k, in [0, 1]; higher is better.
@@ -137,6 +142,11 @@ def recall_at_k(n: FloatArray, recall: FloatArray) -> FloatArray:
     0.75
     """
     return ratio(recall, n)
+
+
+def recall_interval(n: FloatArray, recall: FloatArray) -> Bounds:
+    """Interval of `recall_at_k`, on the wide side."""
+    return mean_of_shares_interval(n, recall)
 
 
 def ndcg_at_k(n: FloatArray, ndcg: FloatArray) -> FloatArray:
@@ -151,6 +161,11 @@ def ndcg_at_k(n: FloatArray, ndcg: FloatArray) -> FloatArray:
     return ratio(ndcg, n)
 
 
+def ndcg_interval(n: FloatArray, ndcg: FloatArray) -> Bounds:
+    """Interval of `ndcg_at_k`, on the wide side."""
+    return mean_of_shares_interval(n, ndcg)
+
+
 def map_at_k(n: FloatArray, average_precision: FloatArray) -> FloatArray:
     """
     Mean average precision of the first k items, in [0, 1]; higher is better.
@@ -161,6 +176,11 @@ def map_at_k(n: FloatArray, average_precision: FloatArray) -> FloatArray:
     0.75
     """
     return ratio(average_precision, n)
+
+
+def map_interval(n: FloatArray, average_precision: FloatArray) -> Bounds:
+    """Interval of `map_at_k`, on the wide side."""
+    return mean_of_shares_interval(n, average_precision)
 
 
 def hit_rate_at_k(n: FloatArray, hits: FloatArray) -> FloatArray:

@@ -69,6 +69,11 @@ def mse(n: FloatArray, squared: FloatArray) -> FloatArray:
     return ratio(squared, n)
 
 
+def mse_interval(n: FloatArray, squared: FloatArray, fourth: FloatArray) -> Bounds:
+    """Normal interval of `mse`; undefined for one row."""
+    return mean_interval(n, squared, fourth, low=0.0)
+
+
 def rmse(n: FloatArray, squared: FloatArray) -> FloatArray:
     """
     Root of the mean squared error, in the label's unit; >= 0, lower is better.
@@ -91,6 +96,11 @@ def mean_error(n: FloatArray, over: FloatArray, under: FloatArray) -> FloatArray
     -0.5
     """
     return ratio(over - under, n)
+
+
+def mean_error_interval(n: FloatArray, over: FloatArray, under: FloatArray, squared: FloatArray) -> Bounds:
+    """Normal interval of `mean_error`; undefined for one row."""
+    return mean_interval(n, over - under, squared)
 
 
 def mape(y_true: FloatArray, y_pred: FloatArray) -> float:
