@@ -74,6 +74,8 @@ class MetricDefinition:
         by: For a task whose function gives several values: what tells them apart.
         in_segments: Whether segments export it by default.
         always: Exported whatever `metrics=` says.
+        headline: Whether it stands for its task where there is room for one metric only.
+        events: Whether it is a share of rows that went well, so that the others use up an error budget.
     """
 
     name: str
@@ -85,6 +87,8 @@ class MetricDefinition:
     by: Mapping[Task, By] = field(default_factory=dict)
     in_segments: bool = False
     always: bool = False
+    headline: bool = False
+    events: bool = False
 
     @cached_property
     def instrument(self) -> str:
@@ -182,6 +186,8 @@ METRICS: tuple[MetricDefinition, ...] = (
         _both(classification.accuracy),
         intervals=_both(classification.accuracy_interval),
         in_segments=True,
+        events=True,
+        headline=True,
     ),
     MetricDefinition(
         "precision",
@@ -192,6 +198,7 @@ METRICS: tuple[MetricDefinition, ...] = (
         intervals=_both(classification.precision_interval),
         by={"multiclass": "class"},
         in_segments=True,
+        events=True,
     ),
     MetricDefinition(
         "recall",
@@ -202,6 +209,7 @@ METRICS: tuple[MetricDefinition, ...] = (
         intervals=_both(classification.recall_interval),
         by={"multiclass": "class"},
         in_segments=True,
+        events=True,
     ),
     MetricDefinition(
         "specificity",
@@ -210,6 +218,7 @@ METRICS: tuple[MetricDefinition, ...] = (
         "higher",
         {"binary": classification.specificity},
         intervals={"binary": classification.specificity_interval},
+        events=True,
     ),
     MetricDefinition(
         "f1",
@@ -291,6 +300,7 @@ METRICS: tuple[MetricDefinition, ...] = (
         {"regression": regression.mae},
         intervals={"regression": regression.mae_interval},
         in_segments=True,
+        headline=True,
     ),
     MetricDefinition(
         "mse",
@@ -345,6 +355,7 @@ METRICS: tuple[MetricDefinition, ...] = (
         {"ranking": ranking.mrr},
         intervals={"ranking": ranking.mrr_interval},
         in_segments=True,
+        headline=True,
     ),
     MetricDefinition(
         "precision_at_k",
@@ -391,8 +402,12 @@ METRICS: tuple[MetricDefinition, ...] = (
         {"ranking": ranking.hit_rate_at_k},
         intervals={"ranking": ranking.hit_rate_interval},
         by={"ranking": "k"},
+        events=True,
     ),
 )
+
+# How the bounds of a metric are called, beside its own name.
+BOUNDS = LOWER, UPPER = (".lower", ".upper")
 
 BY_NAME: dict[str, MetricDefinition] = {definition.name: definition for definition in METRICS}
 
@@ -460,6 +475,7 @@ class TotalDefinition:
         values: From the totals to one number for each group and cell, shape ``(G, m)``.
         cells: Extra attributes of each of the m cells, from the monitor's words and m.
         sparse: Whether a cell is exported only once it is above 0 (there may be very many).
+        statistics: What functions of the catalogue call its cells: one name for each, or one for all cut-offs k.
     """
 
     name: str
@@ -467,13 +483,17 @@ class TotalDefinition:
     description: str
     tasks: tuple[Task, ...]
     values: Callable[[Sums], Array]
-    cells: Callable[[Naming, int], list[dict[str, str]]]
+    cells: _Cells
     sparse: bool = False
+    statistics: tuple[str, ...] = ()
 
     @cached_property
     def instrument(self) -> str:
         """Name of the OpenTelemetry counter."""
         return NAMESPACE + self.name
+
+
+_Cells = Callable[[Naming, int], list[dict[str, str]]]
 
 
 def _one_cell(naming: Naming, count: int) -> list[dict[str, str]]:
@@ -533,17 +553,34 @@ def _directions(totals: Sums) -> Array:
 _PREDICTIONS = "Predictions seen, with or without a label."
 _OUTCOMES = "Labelled predictions."
 
+
+def _sum(
+    name: str, unit: str, description: str, task: Task, statistic: str, cells: _Cells = _one_cell
+) -> TotalDefinition:
+    """The total of one statistic, overall or for each k."""
+    return TotalDefinition(name, unit, description, (task,), _named(statistic), cells, statistics=(statistic,))
+
+
 TOTALS: tuple[TotalDefinition, ...] = (
     TotalDefinition("predictions", "{prediction}", _PREDICTIONS, ("binary",), _predictions_of_classes, _class_cells),
     TotalDefinition(
         "predictions", "{prediction}", _PREDICTIONS, ("multiclass",), _predictions_of_classes, _class_cells, sparse=True
     ),
     TotalDefinition("predictions", "{prediction}", _PREDICTIONS, ("regression", "ranking"), _predictions, _one_cell),
-    TotalDefinition("outcomes", "{prediction}", _OUTCOMES, ("binary",), _named("matrix"), _outcome_cells),
+    TotalDefinition(
+        "outcomes",
+        "{prediction}",
+        _OUTCOMES,
+        ("binary",),
+        _named("matrix"),
+        _outcome_cells,
+        statistics=("tn", "fp", "fn", "tp"),
+    ),
     TotalDefinition(
         "outcomes", "{prediction}", _OUTCOMES, ("multiclass",), _named("matrix"), _outcome_cells, sparse=True
     ),
-    TotalDefinition("outcomes", "{prediction}", _OUTCOMES, ("regression", "ranking"), _named("n"), _one_cell),
+    _sum("outcomes", "{prediction}", _OUTCOMES, "regression", "n"),
+    _sum("outcomes", "{prediction}", _OUTCOMES, "ranking", "n"),
     TotalDefinition(
         "error.absolute",
         "{target}",
@@ -551,55 +588,25 @@ TOTALS: tuple[TotalDefinition, ...] = (
         ("regression",),
         _directions,
         _direction_cells,
+        statistics=("over", "under"),
     ),
-    TotalDefinition(
-        "error.squared", "{target^2}", "Sum of squared errors.", ("regression",), _named("squared"), _one_cell
-    ),
-    TotalDefinition(
-        "error.fourth",
-        "{target^4}",
-        "Sum of fourth powers of errors, for bounds of rmse.",
-        ("regression",),
-        _named("fourth"),
-        _one_cell,
-    ),
-    TotalDefinition(
-        "rank.reciprocal",
-        "{score}",
-        "Sum of 1 / rank of the first relevant item.",
-        ("ranking",),
-        _named("reciprocal"),
-        _one_cell,
-    ),
-    TotalDefinition(
+    _sum("error.squared", "{target^2}", "Sum of squared errors.", "regression", "squared"),
+    _sum("error.fourth", "{target^4}", "Sum of fourth powers of errors, for bounds of rmse.", "regression", "fourth"),
+    _sum("rank.reciprocal", "{score}", "Sum of 1 / rank of the first relevant item.", "ranking", "reciprocal"),
+    _sum(
         "rank.reciprocal_squared",
         "{score}",
         "Sum of 1 / rank^2 of the first relevant item, for bounds of mrr.",
-        ("ranking",),
-        _named("reciprocal_squared"),
-        _one_cell,
+        "ranking",
+        "reciprocal_squared",
     ),
-    TotalDefinition("rank.precision", "{ratio}", "Sum of precision at k.", ("ranking",), _named("precision"), _k_cells),
-    TotalDefinition("rank.recall", "{ratio}", "Sum of recall at k.", ("ranking",), _named("recall"), _k_cells),
-    TotalDefinition(
-        "rank.ndcg", "{score}", "Sum of normalised discounted gain at k.", ("ranking",), _named("ndcg"), _k_cells
+    _sum("rank.precision", "{ratio}", "Sum of precision at k.", "ranking", "precision", _k_cells),
+    _sum("rank.recall", "{ratio}", "Sum of recall at k.", "ranking", "recall", _k_cells),
+    _sum("rank.ndcg", "{score}", "Sum of normalised discounted gain at k.", "ranking", "ndcg", _k_cells),
+    _sum(
+        "rank.average_precision", "{score}", "Sum of average precision at k.", "ranking", "average_precision", _k_cells
     ),
-    TotalDefinition(
-        "rank.average_precision",
-        "{score}",
-        "Sum of average precision at k.",
-        ("ranking",),
-        _named("average_precision"),
-        _k_cells,
-    ),
-    TotalDefinition(
-        "rank.hits",
-        "{ratio}",
-        "Rankings with a relevant item among the first k.",
-        ("ranking",),
-        _named("hits"),
-        _k_cells,
-    ),
+    _sum("rank.hits", "{ratio}", "Rankings with a relevant item among the first k.", "ranking", "hits", _k_cells),
 )
 
 

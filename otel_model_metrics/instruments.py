@@ -23,7 +23,7 @@ from opentelemetry.metrics import CallbackOptions, Meter, MeterProvider, Observa
 from otel_model_metrics import catalog
 from otel_model_metrics.catalog import Naming, Task
 from otel_model_metrics.recorder import Reading
-from otel_model_metrics.snapshot import LOWER, UPPER, Selection, Snapshot, objective_series
+from otel_model_metrics.snapshot import Selection, Snapshot, objective_series
 from otel_model_metrics.version import __version__
 from otel_model_metrics.vocabulary import OTHER
 
@@ -264,7 +264,7 @@ def _instruments_of(meter: Meter, monitor: Exported) -> Iterable[tuple[str, str,
     for metric in monitor.selection.metrics:
         yield metric.instrument, metric.unit, metric.description, gauge
         if monitor.task in metric.intervals:
-            for suffix, what in ((LOWER, "Lower"), (UPPER, "Upper")):
+            for suffix, what in ((catalog.LOWER, "Lower"), (catalog.UPPER, "Upper")):
                 yield metric.instrument + suffix, metric.unit, f"{what} 95 % bound of {metric.name}.", gauge
     yield catalog.NAMESPACE + catalog.OBJECTIVE, catalog.OBJECTIVE_UNIT, catalog.OBJECTIVE_DESCRIPTION, gauge
     for total in catalog.totals_of(monitor.task):

@@ -22,8 +22,6 @@ from otel_model_metrics.vocabulary import name_of
 Variant = tuple[tuple[str, str], ...]
 Segment = tuple[str, str]
 
-LOWER, UPPER = ".lower", ".upper"
-
 
 @dataclass(frozen=True)
 class Selection:
@@ -111,7 +109,7 @@ class Snapshot:
         Raises:
             KeyError: If the monitor does not compute such a metric.
         """
-        definition = catalog.BY_NAME.get(metric.removesuffix(LOWER).removesuffix(UPPER))
+        definition = catalog.BY_NAME.get(metric.removesuffix(catalog.LOWER).removesuffix(catalog.UPPER))
         if definition is None or self.task not in definition.functions:
             raise KeyError(_unknown_metric(metric, [entry.name for entry in catalog.metrics_of(self.task)]))
         series = self._index.get((metric, self._variant(definition, average, class_, k)))
@@ -212,7 +210,7 @@ def _all_series(
         by = definition.by.get(task)
         yield from _series(definition.name, by, values, sums, selection.ks, classes)
         if task in definition.intervals:
-            for suffix, bound in zip((LOWER, UPPER), definition.bounds(task, sums), strict=True):
+            for suffix, bound in zip(catalog.BOUNDS, definition.bounds(task, sums), strict=True):
                 yield from _series(definition.name + suffix, by, bound, sums, selection.ks, classes)
 
 

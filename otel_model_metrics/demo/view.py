@@ -17,8 +17,8 @@ from rich.table import Table
 from rich.text import Text
 
 from otel_model_metrics import catalog
+from otel_model_metrics.catalog import LOWER, UPPER
 from otel_model_metrics.demo.receiver import Attributes, Received
-from otel_model_metrics.snapshot import LOWER, UPPER
 
 Better = Literal["higher", "lower", "zero", ""]
 Key = tuple[str, frozenset[tuple[str, str]]]

@@ -156,7 +156,7 @@ def f1(tp: FloatArray, fp: FloatArray, fn: FloatArray) -> FloatArray:
     >>> float(f1(np.array(2), np.array(1), np.array(1)))
     0.6666666666666666
     """
-    return ratio(2 * tp, 2 * tp + (fp + fn))
+    return ratio(2 * tp, (tp + fp) + (tp + fn))
 
 
 def balanced_accuracy(tp: FloatArray, fp: FloatArray, fn: FloatArray, tn: FloatArray) -> FloatArray:

@@ -50,8 +50,8 @@ def wilson(successes: FloatArray, trials: FloatArray) -> Bounds:
     """
     # The usual form times trials / trials: each count appears as rarely as can be, which matters where it is a query.
     half = Z * np.sqrt(ratio(successes * (trials - successes), trials) + Z * Z / 4)
-    lower, upper = ((successes + Z * Z / 2 + sign * half) / (trials + Z * Z) for sign in (-1, 1))
-    return np.clip(lower, 0.0, 1.0), np.clip(upper, 0.0, 1.0)
+    middle, weight = successes + Z * Z / 2, trials + Z * Z
+    return np.clip((middle - half) / weight, 0.0, 1.0), np.clip((middle + half) / weight, 0.0, 1.0)
 
 
 def f1_interval(tp: FloatArray, fp: FloatArray, fn: FloatArray) -> Bounds:
