@@ -10,12 +10,18 @@ import re
 import signal
 import subprocess
 import sys
+import textwrap
+import threading
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import grpc
 import pytest
-from backends import Store, eventually, free_port, get, victoria_metrics
+from backends import Store, binary, eventually, free_port, get, running, victoria_metrics
+from opentelemetry.proto.collector.metrics.v1 import metrics_service_pb2, metrics_service_pb2_grpc
+from test_instruments import run
 
 README = Path(__file__).parent.parent / "README.md"
 
@@ -89,15 +95,15 @@ class Fleet:
         sample = f'last_sample{{run="{self.name}"}} {self.samples}'
         with urllib.request.urlopen(f"{self.store.url}/api/v1/import/prometheus", sample.encode(), timeout=10):
             pass
-        return eventually(self._up_to_last_sample, "all series")
+        found = eventually(self._up_to_last_sample, "all series")
+        return [(labels, values) for labels, values in found if labels["__name__"] != "last_sample"]
 
-    def _up_to_last_sample(self) -> list[tuple[dict[str, str], list[float]]] | None:
+    def _up_to_last_sample(self) -> list[tuple[dict[str, str], list[float]]]:
         get(f"{self.store.url}/internal/force_flush")
         lines = get(f"{self.store.url}/api/v1/export", **{"match[]": f'{{run="{self.name}"}}'}).splitlines()
         found = [(series["metric"], series["values"]) for series in map(json.loads, lines)]
-        others = [(labels, values) for labels, values in found if labels["__name__"] != "last_sample"]
         last = [values[-1] for labels, values in found if labels["__name__"] == "last_sample"]
-        return others if [self.samples] == last else None
+        return found if [self.samples] == last else []
 
     def rows(self) -> dict[str, float]:
         """service.instance.id -> rows it has counted; each has begun at zero."""
@@ -260,3 +266,353 @@ def test_children_of_multiprocessing_flush_when_they_end(method, fleet, tmp_path
     rows = fleet.rows()
     assert 4 == sum(rows.values())
     assert 2 <= len(rows) <= 3  # one worker of the pool may have done all of its work
+
+
+IN_A_CHILD = """
+    import os, sys
+    from concurrent.futures import ProcessPoolExecutor
+    from multiprocessing import get_context
+
+    from otel_model_metrics import BinaryMonitor, configure
+
+    fork = get_context("fork")
+"""
+
+
+def test_a_child_that_configures_itself_flushes_too(fleet):
+    """
+    configure() in the child, where the parent has none.
+    """
+    script = """
+    def work():
+        configure("service")
+        BinaryMonitor("model").record(True, True)
+
+    child = fork.Process(target=work)
+    child.start()
+    child.join()
+    """
+    assert "" == run(IN_A_CHILD + script, **fleet.environment)
+    assert [1] == list(fleet.rows().values())
+
+
+def test_workers_of_an_executor_flush_too(fleet):
+    """
+    concurrent.futures lets its processes end, so nothing is lost.
+    """
+    script = """
+    configure("service")
+    monitor = BinaryMonitor("model")
+
+    def work(n):
+        monitor.record(True, True)
+
+    with ProcessPoolExecutor(2, mp_context=fork) as pool:
+        list(pool.map(work, range(20)))
+    """
+    assert "" == run(IN_A_CHILD + script, **fleet.environment)
+    assert 20 == sum(fleet.rows().values())
+
+
+def test_a_terminated_pool_keeps_what_it_has_exported(fleet):
+    """
+    Its workers are killed, so the regular exports are all there is.
+    """
+    script = """
+    configure("service", interval=0.2)
+    monitor = BinaryMonitor("model")
+
+    def work(n):
+        monitor.record(True, True)
+
+    with fork.Pool(2) as pool:
+        pool.map(work, range(3))
+        input()
+    """
+    command = [sys.executable, "-c", textwrap.dedent(IN_A_CHILD + script)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, env=fleet.environment) as process:
+        eventually(lambda: 3 == sum(fleet.rows().values()), "the regular exports")
+        process.communicate(b"\n", timeout=30)
+
+    assert (0, 3) == (process.returncode, sum(fleet.rows().values()))
+
+
+def test_a_child_without_rows_ends_at_once_and_one_with_rows_soon():
+    """
+    An endpoint that does not answer delays a child by no more than the limit: retries would go on for much longer.
+    """
+    script = """
+    import time
+    from otel_model_metrics import otlp
+
+    otlp._LAST_MILLIS_OF_CHILD = 200
+    configure("service", endpoint="http://127.0.0.1:9")
+    monitor = BinaryMonitor("model")
+
+    def work(rows):
+        monitor.record_batch([True] * rows, None)
+
+    for rows in (0, 1):
+        child = fork.Process(target=work, args=(rows,))
+        begun = time.monotonic()
+        child.start()
+        child.join()
+        print(child.exitcode, time.monotonic() - begun < 4, flush=True)
+    os._exit(0)
+    """
+    output = run(IN_A_CHILD + script)
+
+    assert ["0 True", "0 True"] == re.findall("^0 .*$", output, re.M), output
+    assert 1 == output.count("Transient error")
+
+
+def test_a_provider_that_was_shut_down_is_not_flushed_again(fleet):
+    """
+    As with uvicorn, whose application shuts down before the process ends: one flush, and nothing is said about it.
+    """
+    script = """
+    provider = configure("service")
+    monitor = BinaryMonitor("model")
+    monitor.record(True, True)
+    provider.shutdown()
+    monitor.record(True, True)
+    """
+    assert "" == run(IN_A_CHILD + script, **fleet.environment)
+    assert [1] == list(fleet.rows().values())
+    assert [[0, 1]] == [values for labels, values in fleet.exported() if labels["__name__"] == "ml_model_labels_total"]
+
+
+def test_multiprocessing_is_not_imported_for_those_without_it():
+    """
+    configure() tells it of itself only where it is there.
+    """
+    script = """
+    import sys
+    from otel_model_metrics import configure
+    configure("service", endpoint="http://127.0.0.1:9")
+    print([name for name in sys.modules if name.startswith("multiprocessing")])
+    """
+    assert "[]\n" == run(script)
+
+
+@pytest.mark.parametrize("kind", ["gunicorn preload", "uvicorn"])
+def test_workers_without_rows_export_nothing(kind, fleet, tmp_path):
+    """
+    Neither the parent nor a worker, however often they come to export.
+    """
+    command, app = SERVERS[kind]
+    app = app_of(app).replace("    fraud.record(True, True)\n", "")
+    with serving(command, tmp_path, app, fleet, OTEL_METRIC_EXPORT_INTERVAL="100") as server:
+        server.serve(workers=2)
+        server.stop()
+
+    assert [] == fleet.exported()
+
+
+Received = list[tuple[str, str, float]]
+
+
+def received(request: metrics_service_pb2.ExportMetricsServiceRequest, peer: str) -> Received:
+    """Connection, service.instance.id and rows counted, of each resource in a request."""
+    found = []
+    for resource in request.resource_metrics:
+        identity = {a.key: a.value.string_value for a in resource.resource.attributes}["service.instance.id"]
+        exported = [metric for scope in resource.scope_metrics for metric in scope.metrics]
+        points = [p.as_double for m in exported if m.name == "ml.model.predictions" for p in m.sum.data_points]
+        found.append((peer, identity, sum(points)))
+    return found
+
+
+@contextlib.contextmanager
+def http_receiver(into: Received):
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"  # keeps connections
+
+        def do_POST(self):
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            request = metrics_service_pb2.ExportMetricsServiceRequest.FromString(body)
+            into.extend(received(request, str(self.client_address)))
+            self.send_response(200)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, *_):
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        server.daemon_threads = True
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+@contextlib.contextmanager
+def grpc_receiver(into: Received):
+    class Receiver(metrics_service_pb2_grpc.MetricsServiceServicer):
+        def Export(self, request, context):  # noqa: N802 - the name is gRPC's
+            into.extend(received(request, context.peer()))
+            return metrics_service_pb2.ExportMetricsServiceResponse()
+
+    server = grpc.server(ThreadPoolExecutor(4))
+    metrics_service_pb2_grpc.add_MetricsServiceServicer_to_server(Receiver(), server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    try:
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        server.stop(None)
+
+
+@pytest.mark.parametrize(("protocol", "receiver"), [("http/protobuf", http_receiver), ("grpc", grpc_receiver)])
+def test_no_two_processes_use_one_connection(protocol, receiver):
+    """
+    The parent has a connection open when it forks; children that wrote to it would read each other's answers.
+    """
+    script = """
+        import os, sys
+        from otel_model_metrics import BinaryMonitor, configure
+        provider = configure("service", {endpoint!r}, {protocol!r})
+        monitor = BinaryMonitor("model")
+        monitor.record(True, True)
+        provider.force_flush()
+        children = []
+        for _ in range(3):
+            children.append(os.fork())
+            if not children[-1]:
+                for _ in range(3):
+                    monitor.record(True, True)
+                    provider.force_flush()
+                sys.exit()
+        assert all(os.waitpid(child, 0)[1] == 0 for child in children)
+    """
+    exports: Received = []
+    with receiver(exports) as endpoint:
+        run(script.format(endpoint=endpoint, protocol=protocol))
+
+    users = collections.defaultdict(set)
+    for connection, identity, _ in exports:
+        users[connection].add(identity)
+    assert {1} == {len(identities) for identities in users.values()}
+    assert [1, 3, 3, 3] == sorted({identity: rows for _, identity, rows in exports}.values())
+
+
+def test_a_child_forked_in_the_middle_of_a_collection_exports():
+    """
+    The parent's thread holds the locks of the SDK then, and no thread of the child will ever release them.
+    """
+    script = """
+        import os, sys, threading
+        from opentelemetry import metrics
+        from otel_model_metrics import BinaryMonitor, configure
+        provider = configure("service", {endpoint!r}, interval=0.05)
+        monitor = BinaryMonitor("model")
+        inside, leave, parent = threading.Event(), threading.Event(), os.getpid()
+
+        def slow(options):
+            if os.getpid() == parent:
+                inside.set()
+                leave.wait()
+            return []
+
+        metrics.get_meter("host").create_observable_gauge("slow", [slow])
+        inside.wait()
+        if not os.fork():
+            metrics.get_meter("host").create_counter("another").add(1)
+            monitor.record(True, True)
+            sys.exit()
+        print(os.wait()[1])
+        leave.set()
+    """
+    exports: Received = []
+    with http_receiver(exports) as endpoint:
+        assert "0\n" == run(script.format(endpoint=endpoint))
+
+    assert 1 == exports[-1][2]
+
+
+def test_a_child_forked_in_the_middle_of_an_export_exports():
+    """
+    The same, while the parent waits for its endpoint.
+    """
+    script = """
+        import os, sys, threading
+        from otel_model_metrics import BinaryMonitor, configure, otlp
+        inside, leave, parent = threading.Event(), threading.Event(), os.getpid()
+        export = otlp._Exporter.export
+
+        def slow(*arguments, **others):
+            if os.getpid() == parent:
+                inside.set()
+                leave.wait()
+            return export(*arguments, **others)
+
+        otlp._Exporter.export = slow
+        provider = configure("service", {endpoint!r}, interval=0.05)
+        monitor = BinaryMonitor("model")
+        monitor.record(True, True)
+        inside.wait()
+        if not os.fork():
+            monitor.record_batch([True, True], None)
+            sys.exit()
+        print(os.wait()[1])
+        leave.set()
+    """
+    exports: Received = []
+    with http_receiver(exports) as endpoint:
+        assert "0\n" == run(script.format(endpoint=endpoint))
+
+    assert {1, 2} == set({identity: rows for _, identity, rows in exports}.values())
+
+
+SCRAPED = """
+from opentelemetry import metrics
+from opentelemetry.exporter.prometheus import PrometheusMetricReader
+from opentelemetry.sdk.metrics import MeterProvider
+
+from otel_model_metrics import BinaryMonitor
+
+metrics.set_meter_provider(MeterProvider([PrometheusMetricReader()]))
+fraud = BinaryMonitor("fraud", version="2026.11")
+"""
+
+
+def test_each_worker_can_be_scraped(fleet, tmp_path):
+    """
+    One port and one file for each worker of gunicorn --preload; Prometheus finds them, and their files go with them.
+    """
+    targets = tmp_path / "targets"
+    targets.mkdir()
+    (tmp_path / "gunicorn.conf.py").write_text(
+        shown_for("gunicorn.conf.py").replace("/run/fraud-service", str(targets)).replace("localhost", "127.0.0.1")
+    )
+    address = f"127.0.0.1:{free_port()}"
+    config = tmp_path / "prometheus.yml"
+    config.write_text(
+        "global: {scrape_interval: 1s, scrape_timeout: 1s}\n"
+        f"scrape_configs: [{{job_name: fleet, file_sd_configs: [{{files: ['{targets}/*.json']}}]}}]\n"
+    )
+    command = [
+        binary("prometheus"),
+        f"--config.file={config}",
+        f"--storage.tsdb.path={tmp_path / 'prometheus'}",
+        f"--web.listen-address={address}",
+    ]
+    with (
+        serving([*GUNICORN, "--preload"], tmp_path, SCRAPED + WSGI, fleet) as server,
+        running(command, f"http://{address}/-/ready", tmp_path / "prometheus.log"),
+    ):
+        server.serve(workers=2)
+        store = Store(f"http://{address}")
+        expression = "sum by (instance) (ml_model_predictions_total)"
+        eventually(
+            lambda: sorted(server.served.values()) == sorted(rows for _, rows in store.query(expression)),
+            "both workers in Prometheus",
+        )
+        assert 2 == len(list(targets.iterdir()))
+        server.stop()
+
+    assert [] == list(targets.iterdir())
