@@ -49,6 +49,24 @@ DIRECTION = "ml.error.direction"
 REJECT_REASON = "ml.reject.reason"
 LABEL_OUTCOME = "ml.label.outcome"
 
+ATTRIBUTES = (
+    MODEL_NAME,
+    MODEL_VERSION,
+    TASK,
+    SEGMENT_NAME,
+    SEGMENT_VALUE,
+    METRIC,
+    AVERAGE,
+    CLASS,
+    K,
+    ACTUAL,
+    PREDICTED,
+    OUTCOME,
+    DIRECTION,
+    REJECT_REASON,
+    LABEL_OUTCOME,
+)
+
 Array = NDArray[Any]
 Sums = dict[str, Array]
 Function = Callable[..., Any]

@@ -89,9 +89,17 @@ class Expression:
         """The series of `self`, and those of `other` that `self` does not have."""
         return _set_operation("or", self, other, _OR)
 
-    def where(self, condition: Expression) -> Expression:
-        """The series of `self` that `condition` has too."""
-        return _set_operation("and", self, condition, _AND)
+    def where(self, condition: Expression, on: Iterable[str] | None = None) -> Expression:
+        """The series of `self` that `condition` has too; they agree in all labels, or in those of `on`."""
+        return _set_operation("and", self, condition, _AND, on)
+
+    def unless(self, condition: Expression, on: Iterable[str] | None = None) -> Expression:
+        """The series of `self` that `condition` does not have."""
+        return _set_operation("unless", self, condition, _AND, on)
+
+    def squared(self) -> Expression:
+        """Its square, without writing it twice."""
+        return Expression(f"{_operand(self, _ATOM)} ^ 2", self.labels)
 
     # numpy's two dispatch protocols
 
@@ -192,16 +200,22 @@ def _operation(sign: str, one: Any, other: Any, binding: int) -> Expression:
     return Expression(f"{_operand(one, binding)} {sign} {how}{_operand(other, binding + 1)}", labels, binding)
 
 
-def _set_operation(word: str, one: Expression, other: Any, binding: int) -> Expression:
-    how = ""
-    if set(one.labels) != set(other.labels):
-        how = f"on ({', '.join(label for label in one.labels if label in other.labels)}) "
+def _set_operation(word: str, one: Expression, other: Any, binding: int, on: Iterable[str] | None = None) -> Expression:
+    if on is None and set(one.labels) != set(other.labels):
+        on = [label for label in one.labels if label in other.labels]
+    how = "" if on is None else f"on ({', '.join(on)}) "
     return Expression(f"{_operand(one, binding)} {word} {how}{_operand(other, binding + 1)}", one.labels, binding)
 
 
-def compare(one: Expression, sign: str, other: Expression | float) -> Expression:
-    """The series of `one` for which the comparison with a number, or with the matching series of `other`, holds."""
+def compare(one: Expression, sign: str, other: Expression | float, on: Iterable[str] | None = None) -> Expression:
+    """
+    The series of `one` for which the comparison with a number, or with the matching series of `other`, holds.
+
+    Series match if they agree in all labels, or in those of `on`.
+    """
     how = matching(one.labels, other.labels) if isinstance(other, Expression) else ""
+    if on is not None:
+        how = f"on ({', '.join(on)}) "
     return _Condition(f"{_operand(one, _COMPARISON)} {sign} {how}{_operand(other, _COMPARISON + 1)}", one)
 
 

@@ -53,6 +53,9 @@ FIRST_SEEN_STEP = "10m"
 # For so long a version counts as new.
 NEW_FOR = "1d"
 
+# Matches a version as a whole: neither one of its segments nor one of its classes.
+NOT_A_PART = {SEGMENT[0]: "", CLASS: ""}
+
 NEWEST, REPLACED, FIRST_SEEN, JUDGED = (
     f"ml_model:{name}" for name in ("version_newest", "version_replaced", "version_first_seen", "judged")
 )
@@ -151,13 +154,6 @@ def distinct(metrics: Iterable[tuple[MetricDefinition, catalog.Task]]) -> list[M
     return list({metric.name: metric for metric, _ in metrics}.values())
 
 
-def has_fleet_bounds(metric: MetricDefinition) -> bool:
-    """Whether the bounds of a metric are recorded, for each task that has the metric at all."""
-    return all(
-        task in metric.intervals and promql.is_function_of_totals(metric, task) for task in metric.functions
-    ) and bool(metric.functions)
-
-
 def _group(window: str, rules: Iterator[Rule]) -> Group:
     # A sample is looked up for 5 minutes, so no group may be evaluated much more rarely than that.
     return {"name": f"ml_model:{window}", "interval": "1m" if seconds(window) <= 3600 else "2m", "rules": list(rules)}
@@ -248,6 +244,6 @@ def _version_rules(settings: Settings) -> Iterator[Rule]:
         labels = ", ".join((*settings.version, *variant_labels(metric)))
         judged = f"group by ({labels}) ({selector(objective, {METRIC: metric.name})})"
         if metric.headline:
-            value = selector(recorded_name(metric.name, "1d"), {SEGMENT[0]: "", CLASS: ""})
+            value = selector(recorded_name(metric.name, "1d"), NOT_A_PART)
             judged += f" or (group by ({labels}) ({value}) unless on ({version}) {objective})"
         yield _rule(JUDGED, judged, **{METRIC: metric.name})

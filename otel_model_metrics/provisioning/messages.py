@@ -1,0 +1,103 @@
+"""
+What alerts say: parts of messages, as templates that Prometheus and vmalert fill in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from otel_model_metrics import catalog
+from otel_model_metrics.catalog import MetricDefinition
+from otel_model_metrics.provisioning.promql import METRIC, MODEL, SEGMENT, VERSION, recorded_name
+from otel_model_metrics.provisioning.rules import NOT_A_PART, Settings, variant_labels
+
+
+def shown_as(metric: MetricDefinition) -> str:
+    """The template function that writes a value of this metric."""
+    return "humanizePercentage" if metric.unit == "{ratio}" else "humanize"
+
+
+def value(metric: MetricDefinition) -> str:
+    """The value of the alert's expression."""
+    return f"{{{{ $value | {shown_as(metric)} }}}}"
+
+
+def label(name: str) -> str:
+    """
+    The value of one of the alert's labels.
+
+    >>> label("ml_reject_reason")
+    '{{ $labels.ml_reject_reason }}'
+    """
+    return f"{{{{ $labels.{name} }}}}"
+
+
+def model(settings: Settings, *, version: bool = True) -> str:
+    """The model, its version, and by what else fleets are told apart."""
+    return " ".join([label(MODEL), *([label(VERSION)] if version else []), *(f"({label(by)})" for by in settings.by)])
+
+
+def metric_name(metric: MetricDefinition) -> str:
+    """The metric, with its average or cut-off if it has one."""
+    variants = (
+        f"{{{{ with $labels.{name} }}}} ({name.removeprefix('ml_')} {{{{ . }}}}){{{{ end }}}}"
+        for name in variant_labels(metric)
+    )
+    return "".join([metric.name, *variants])
+
+
+def looked_up(query: str, labels: Iterable[str], then: str) -> str:
+    """
+    What a query answers.
+
+    Args:
+        query: PromQL with ``%q`` for the value of each of the labels.
+        labels: Labels of the alert.
+        then: What to do with the first series of the answer.
+
+    >>> looked_up("up{job=%q}", ["job"], "value | humanize")
+    '{{ with printf `up{job=%q}` $labels.job | query }}{{ . | first | value | humanize }}{{ else }}?{{ end }}'
+    """
+    values = "".join(f" $labels.{name}" for name in labels)
+    return f"{{{{ with printf `{query}`{values} | query }}}}{{{{ . | first | {then} }}}}{{{{ else }}}}?{{{{ end }}}}"
+
+
+def same(labels: Iterable[str], **fixed: str) -> str:
+    """
+    Matchers for series with the same labels as the alert, and the given ones.
+
+    >>> same(["ml_model_name"], ml_segment_name="")
+    '{ml_model_name=%q, ml_segment_name=""}'
+    """
+    return "{" + ", ".join([*(f"{name}=%q" for name in labels), *(f'{k}="{v}"' for k, v in fixed.items())]) + "}"
+
+
+def recorded(metric: MetricDefinition, suffix: str, window: str, settings: Settings) -> str:
+    """The value of a metric of the whole version, or one of its bounds."""
+    labels = (*settings.version, *variant_labels(metric))
+    query = recorded_name(metric.name + suffix, window) + same(labels, **NOT_A_PART)
+    return looked_up(query, labels, f"value | {shown_as(metric)}")
+
+
+def bounds(metric: MetricDefinition, window: str, settings: Settings) -> str:
+    """Both bounds of a metric of the whole version."""
+    return " to ".join(recorded(metric, suffix, window, settings) for suffix in catalog.BOUNDS)
+
+
+def objective(metric: MetricDefinition, settings: Settings) -> str:
+    """The objective of a metric."""
+    labels = (*settings.version, *variant_labels(metric))
+    query = settings.gauge(catalog.OBJECTIVE, catalog.OBJECTIVE_UNIT) + same(labels, **{METRIC: metric.name})
+    return looked_up(query, labels, f"value | {shown_as(metric)}")
+
+
+def rows(window: str, settings: Settings, *, of_segment: bool = False) -> str:
+    """Labelled rows of the version, or of the alert's segment."""
+    labels = (*settings.version, *(SEGMENT if of_segment else ()))
+    query = recorded_name("window.rows", window) + same(labels, **({} if of_segment else {SEGMENT[0]: ""}))
+    return looked_up(query, labels, "value | humanize") + " labelled rows"
+
+
+def total(name: str, window: str, labels: tuple[str, ...], **fixed: str) -> str:
+    """A recorded total with the labels of the alert, summed."""
+    return looked_up(f"sum({recorded_name(name, window)}{same(labels, **fixed)})", labels, "value | humanize")
