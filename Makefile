@@ -13,9 +13,11 @@ demo: ## Serve and monitor a real model on this machine (ARGS="--help" lists the
 	@.ci/venv.sh demo
 	@.venv/bin/otel-model-metrics demo $(ARGS)
 
-# Without the backends the tests still run: those that need one skip with the reason, and fail where CI=true.
+# Without the backends, of which the Collector is built, the tests still run: those that need one skip with the
+# reason, and fail where CI=true.
 test: lint ## Check style and types, then run all tests (PYTEST_ARGS="-k name" picks some)
 	@.ci/backends.sh >/dev/null || true
+	@.ci/collector.sh >/dev/null || true
 	@.venv/bin/python -m pytest $(PYTEST_ARGS)
 
 lint: ## Check style and types

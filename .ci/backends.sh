@@ -95,23 +95,6 @@ finish() { # finish [REASON]
 
 # --- From Debian's packages -------------------------------------------------------------------------
 
-# Every configured archive as "URI SUITE". --print-uris knows them also while the package lists are empty.
-archives() {
-  apt-get -o Debug::NoLocking=1 --print-uris update 2>/dev/null |
-    sed -nE "s#^'((https?|file|copy):[^']*)/dists/([^']*)/(InRelease|Release)'.*#\1 \3#p"
-}
-
-# The archive with this machine's own release, or else one that is called debian; never a security archive,
-# which has no testing or unstable.
-mirror() {
-  local release
-  release=$(. /etc/os-release && [ "${ID:-}" = debian ] && printf '%s' "${VERSION_CODENAME:-}" || true)
-  # awk reads to the end, because the commands before it would be failed by a pipe that closes early.
-  archives | awk -v release="$release" '
-    seen || $1 ~ /security/ || $2 ~ /security/ { next }
-    (release != "" && $2 == release) || $1 ~ /\/debian\/?$/ { print $1; seen = 1 }'
-}
-
 # Of what was unpacked, only the binaries named above: the packages hold twice as much.
 keep() {
   local names name
@@ -123,39 +106,23 @@ keep() {
   done <<<"$backends"
 }
 
-# The key that Debian signs with. Ubuntu has it as a package of its own, signed by Ubuntu.
-keyring() {
-  local below file
-  for below in "" "$scratch/root"; do
-    for file in "$below"/usr/share/keyrings/debian-archive-keyring.{gpg,pgp}; do
-      [ -r "$file" ] && printf '%s\n' "$file" && return 0
-    done
-    [ -n "$below" ] || apt_unpack "$scratch/root" debian-archive-keyring >/dev/null 2>&1 || return 1
-  done
-  return 1
-}
-
 look
 [ -n "$missing" ] || finish
 
 # shellcheck source=apt.sh
 . .ci/apt.sh
 apt_usable || finish "this machine has no apt to fetch Debian's packages with; put them on PATH"
-uri=${DEBIAN_MIRROR:-$(mirror)}
-[ -n "$uri" ] || finish "apt has no Debian archive here; name one with DEBIAN_MIRROR=URI, or put them on PATH"
-key=$(keyring) || finish "Debian's signing key is missing; install the package debian-archive-keyring"
+debian=$(apt_debian) ||
+  finish "apt has no Debian archive here; name one with DEBIAN_MIRROR=URI, or put them on PATH"
+key=$(apt_debian_key "$scratch/root") ||
+  finish "Debian's signing key is missing; install the package debian-archive-keyring"
 
 say "Fetching the backends for the tests ($packages; the first time takes about a minute) ..."
 apt_private_state "$scratch"
-# Only the one suite is visible to apt now: neither the machine's sources and pins, nor what is installed.
-APT_OPTIONS+=(-o "Dir::Etc::SourceList=$scratch/sources.list" -o Dir::Etc::SourceParts=/dev/null
-              -o Dir::Etc::Preferences=/dev/null -o Dir::Etc::PreferencesParts=/dev/null
-              -o Dir::State::status=/dev/null)
 errors=$scratch/log
 : >"$errors"
 for suite in testing unstable; do
-  printf 'deb [signed-by=%s] %s %s main\n' "$key" "$uri" "$suite" >"$scratch/sources.list"
-  apt-get "${APT_OPTIONS[@]}" update >>"$errors" 2>&1 || true
+  apt_only_suite "$scratch" "$debian" "$suite" "$key" >>"$errors" 2>&1 || true
   # One at a time: a package that this suite lacks must not cost us the others.
   for package in $packages; do
     apt_unpack "$scratch/root" "$package" >>"$errors" 2>&1 || true
@@ -164,10 +131,5 @@ for suite in testing unstable; do
   look
   [ -n "$missing" ] || finish
 done
-# apt's own checks hold here too, an expired archive among them: what it says goes into the reason, less the
-# addresses, for a test log is no place for the name of somebody's mirror.
-reason=$(sed -nE '/^[EW]:/ { s#(https?|file|copy):[^ ]*/dists/##g; s#(https?|file|copy):[^ ]*#(archive)#g; p; q; }' "$errors")
-host=${uri#*://}
-host=${host%%[/:]*}
-reason=${reason//"$host"/the archive}
-finish "Debian's testing and unstable have none that runs here${reason:+, or apt refused them: ${reason#?: }}"
+reason=$(apt_complaint "$errors" "$debian")
+finish "Debian's testing and unstable have none that runs here${reason:+, or apt refused them: $reason}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import os
 import socket
@@ -17,17 +18,19 @@ from typing import Any
 import pytest
 
 CACHE = Path(__file__).parent.parent / ".cache"
+COLLECTOR_CONFIG = Path(__file__).parent.parent / "grafana" / "otel-collector.yaml"
 
 
 def binary(name: str) -> str:
     """Path of a backend; without it the test is skipped with the reason, or fails where CI=true."""
-    found = CACHE / "backends.env"
+    finder = "collector" if name == "otelcol" else "backends"
+    found = CACHE / f"{finder}.env"
     lines = dict(line.split("=", 1) for line in found.read_text().splitlines()) if found.exists() else {}
     path = lines.get(name)
     if path and Path(path).exists():
         return path
-    why = CACHE / "backends.why"
-    reason = why.read_text().strip() if why.exists() else ".ci/backends.sh has not been run (make test does)"
+    why = CACHE / f"{finder}.why"
+    reason = why.read_text().strip() if why.exists() else f".ci/{finder}.sh has not been run (make test does)"
     if os.environ.get("CI") == "true":
         pytest.fail(f"{name} could not be had: {reason}")
     pytest.skip(f"{name} could not be had: {reason}")
@@ -75,15 +78,26 @@ class Store:
         return series[0][1]
 
 
+def reach(address: str) -> None:
+    """Raises OSError unless a URL answers well, or a HOST:PORT accepts a connection."""
+    if "://" in address:
+        get(address)
+    else:
+        host, port = address.rsplit(":", 1)
+        socket.create_connection((host, int(port)), timeout=10).close()
+
+
 @contextlib.contextmanager
-def running(command: list[str], ready: str, log: Path) -> Iterator[None]:
-    """A process, from the moment `ready` answers until the block ends."""
-    with log.open("w") as output, subprocess.Popen(command, stdout=output, stderr=output) as process:
+def running(command: list[str], ready: str, log: Path, env: dict[str, str] | None = None) -> Iterator[None]:
+    """A process, from the moment `ready` (URL or HOST:PORT) answers until the block ends; `env` adds variables."""
+    environment = {**os.environ, **(env or {})}
+    with log.open("w") as output, subprocess.Popen(command, stdout=output, stderr=output, env=environment) as process:
         try:
 
             def answers() -> bool:
                 assert process.poll() is None, log.read_text()
-                return bool(get(ready) or True)
+                reach(ready)
+                return True
 
             eventually(answers, command[0])
             yield
@@ -124,3 +138,28 @@ def prometheus(folder: Path, target: str) -> Iterator[Store]:
     ]
     with running(command, f"{url}/-/ready", folder / "prometheus.log"):
         yield Store(url)
+
+
+@dataclasses.dataclass(frozen=True)
+class Collector:
+    """Where a collector listens, and what it says about itself."""
+
+    http: str
+    grpc: str
+    log: Path
+
+
+@contextlib.contextmanager
+def collector(folder: Path, store: Store) -> Iterator[Collector]:
+    """An OpenTelemetry Collector with the configuration that we ship, in front of a VictoriaMetrics."""
+    http, grpc = (f"127.0.0.1:{free_port()}" for _ in range(2))
+    log = folder / "collector.log"
+    variables = {
+        "METRICS_STORE": f"{store.url}/opentelemetry",
+        "OTLP_HTTP_LISTEN": http,
+        "OTLP_GRPC_LISTEN": grpc,
+        "COLLECTOR_TELEMETRY": "none",  # its port is not ours to choose
+    }
+    # Of the two receivers the one for gRPC is started first.
+    with running([binary("otelcol"), f"--config={COLLECTOR_CONFIG}"], http, log, env=variables):
+        yield Collector(f"http://{http}", f"http://{grpc}", log)
