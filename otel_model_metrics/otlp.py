@@ -15,6 +15,7 @@ import math
 import os
 import sys
 import threading
+import uuid
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -31,10 +32,13 @@ PROTOCOLS = ("http/protobuf", "grpc")
 # merges them; ours are bounded by the monitor already.
 CARDINALITY_LIMIT = 1_000_000
 
-# For the last exports of a process, together, when the endpoint does not answer. A parent waits for its
-# multiprocessing children, so they give up sooner.
-_LAST_MILLIS = 5_000
-_LAST_MILLIS_OF_CHILD = 2_000
+# For the last exports of a process, together. A parent waits for its multiprocessing children, so they give up sooner;
+# 25,000 series take them about a second.
+_LAST_MILLIS = 10_000
+_LAST_MILLIS_OF_CHILD = 5_000
+
+# Tells the processes of a service apart. The SDK itself sets and renews it from 1.43 on.
+INSTANCE_ID = "service.instance.id"
 
 _logger = logging.getLogger("otel_model_metrics")
 
@@ -87,6 +91,8 @@ def configure(
     described = Resource.create(attributes)
     if isinstance(resource, Resource):
         described = resource.merge(described) if service_name else described.merge(resource)
+    if INSTANCE_ID not in described.attributes:
+        described = described.merge(_new_identity())
     readers = _readers(chosen, endpoint, interval)
     provider = SdkMeterProvider(readers, resource=described, shutdown_on_exit=False)
     metrics.set_meter_provider(provider)
@@ -105,6 +111,12 @@ def _protocol(given: str | None) -> str:
     if name not in PROTOCOLS:
         raise ValueError(f"protocol must be one of {', '.join(PROTOCOLS)}, got {name!r}.")
     return name
+
+
+def _new_identity() -> Resource:
+    from opentelemetry.sdk.resources import Resource
+
+    return Resource({INSTANCE_ID: str(uuid.uuid4())})
 
 
 def _is_placeholder(provider: Any) -> bool:
@@ -131,7 +143,7 @@ def _readers(protocol: str, endpoint: str | None, interval: float | None) -> lis
         )
     settings: dict[str, Any] = {"export_interval_millis": None if interval is None else interval * 1000}
     limits: dict[Any, int] = {ObservableCounter: CARDINALITY_LIMIT, ObservableGauge: CARDINALITY_LIMIT}
-    reader = _reader_class()
+    reader = _reader_class(exporter)
     try:
         return [reader(exporter, **settings, cardinality_limits=limits)]
     except TypeError:  # an older SDK, which has no such limit
@@ -166,6 +178,7 @@ class _Exporter:
         self._made_in = os.getpid()
         self._inherited: list[Any] = []
         self._ended = False
+        self.succeeded = True
         # The SDK asks an exporter for these.
         self._preferred_temporality = self._exporter._preferred_temporality
         self._preferred_aggregation = self._exporter._preferred_aggregation
@@ -181,9 +194,12 @@ class _Exporter:
     def export(self, metrics_data: Any, timeout_millis: float = 10_000, **kwargs: Any) -> Any:
         from opentelemetry.sdk.metrics.export import MetricExportResult
 
+        self.succeeded = False
         if self._ended:
             return MetricExportResult.FAILURE
-        return self._of_this_process().export(metrics_data, timeout_millis=timeout_millis, **kwargs)
+        result = self._of_this_process().export(metrics_data, timeout_millis=timeout_millis, **kwargs)
+        self.succeeded = result is MetricExportResult.SUCCESS
+        return result
 
     def force_flush(self, timeout_millis: float = 10_000) -> bool:
         return bool(self._of_this_process().force_flush(timeout_millis))
@@ -194,7 +210,7 @@ class _Exporter:
             self._exporter.shutdown(timeout_millis)
 
 
-def _reader_class() -> Any:
+def _reader_class(exporter: _Exporter) -> Any:
     """A class made here, because its base is imported here."""
     from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
 
@@ -216,11 +232,14 @@ def _reader_class() -> Any:
             if thread is None or not thread.is_alive():  # e.g. OTEL_METRIC_EXPORT_INTERVAL=inf
                 self.collect(timeout_millis)
             super().shutdown(timeout_millis=min(timeout_millis, _LAST_MILLIS), **kwargs)
+            if thread is not None and thread.is_alive():
+                _logger.warning("The last export was not finished in time: what it would have said is lost.")
 
         def _receive_metrics(self, metrics_data: Any, timeout_millis: float = 10_000, **kwargs: Any) -> None:
             super()._receive_metrics(metrics_data, timeout_millis=timeout_millis, **kwargs)
-            # If this was a regular export that was under way, two more follow.
-            if self._once_more:
+            # If this was a regular export that was under way, two more follow. An endpoint that did not take the first
+            # is not kept waiting for with a second.
+            if self._once_more and exporter.succeeded:
                 self._once_more = False
                 self.collect(_LAST_MILLIS)
 
@@ -262,11 +281,11 @@ class _Pipeline:
             _logger.warning("The last export did not succeed.", exc_info=True)
 
     def after_fork_in_child(self) -> None:
-        """Locks of this process, for the parent may have been exporting at the moment of the fork."""
+        """An identity of its own, and new locks, for the parent may have been exporting at the moment of the fork."""
         self._tell_multiprocessing()
+        config = self._provider._sdk_config
+        config.resource = config.resource.merge(_new_identity())
         self._reader.renew()
-        for meter in list(getattr(self._provider, "_meters", {}).values()):
-            meter._instrument_registration_lock = threading.Lock()
         consumer = self._provider._measurement_consumer
         consumer._lock = threading.Lock()
         for reader, storage in list(consumer._reader_storages.items()):
