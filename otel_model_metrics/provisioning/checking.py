@@ -7,6 +7,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,19 @@ from otel_model_metrics import catalog
 from otel_model_metrics.provisioning import promql
 from otel_model_metrics.provisioning.rules import Settings, recording_groups
 
+# Also keys that only Mimir, Thanos or vmalert know.
+_FILE_KEYS = {"groups", "namespace"}
 _GROUP_KEYS = {"name", "interval", "rules", "limit", "query_offset", "labels", "concurrency", "eval_offset", "type"}
+_GROUP_KEYS |= {"source_tenants", "partial_response_strategy", "tenant", "eval_delay", "eval_alignment"}
 _RULE_KEYS = {"record", "alert", "expr", "for", "keep_firing_for", "labels", "annotations", "limit", "debug"}
+_ALERT_KEYS = ("for", "keep_firing_for", "annotations")
 _RECORD_NAME = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*")
-_DURATION = re.compile(r"([0-9]+(ms|[smhdwy]))+|0")
+# The longest unit first, each once at most.
+_DURATION = re.compile(
+    "(?=[0-9])" + "".join(f"([0-9]+{unit})?" for unit in ("y", "w", "d", "h", "m", "s", "ms")) + "|0"
+)
 _LABEL_IN_TEMPLATE = re.compile(r"\$labels\.(\w+)")
+_QUERY_IN_TEMPLATE = re.compile(r"`([^`]*)`[^`}]*\| *query\b")
 
 
 def problems(paths: Iterable[Path], settings: Settings | None = None) -> list[str]:
@@ -34,20 +43,18 @@ def problems(paths: Iterable[Path], settings: Settings | None = None) -> list[st
     Raises:
         OSError: If a file cannot be read.
     """
-    settings = settings or Settings()
     found: list[str] = []
     rules: list[tuple[str, dict[str, Any]]] = []
     for path in paths:
+        text = path.read_bytes()
         try:
-            content = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            found.append(f"{path}: is no YAML: {' '.join(str(error).split())}")
+            content = yaml.load(text, _Loader)
+        except Exception as error:  # a scalar such as 2026-99-99 raises whatever its constructor does
+            found.append(f"{path}: cannot be read as YAML: {_fault(error)}")
             continue
         found += [f"{path}: {problem}" for problem in _structure(content)]
         rules += [(f"{path}: {where}", rule) for where, rule in _rules(content)]
-    recorded = {rule["record"] for _, rule in rules if isinstance(rule.get("record"), str)}
-    recorded |= {rule["record"] for group in recording_groups(settings) for rule in group["rules"]}
-    known = _Known(settings, recorded)
+    known = Known(settings or Settings(), (rule for _, rule in rules))
     seen: dict[Any, str] = {}
     for where, rule in rules:
         found += [f"{where}: {problem}" for problem in _rule(rule, known)]
@@ -66,11 +73,31 @@ def problems(paths: Iterable[Path], settings: Settings | None = None) -> list[st
 # The file
 
 
+class _Loader(yaml.SafeLoader):  # type: ignore[misc]
+    """Reads YAML as Prometheus does: a mapping cannot have a key twice."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+        seen: set[str] = set()
+        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+            if key.value in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"{key.value!r} is there twice", key.start_mark)
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+def _fault(error: Exception) -> str:
+    """What is wrong with the YAML, on one line."""
+    mark = getattr(error, "problem_mark", None)
+    text = getattr(error, "problem", None) or getattr(error, "reason", None) or str(error) or type(error).__name__
+    return f"{f'line {mark.line + 1}: ' if mark else ''}{' '.join(text.split())}"
+
+
 def _structure(content: Any) -> Iterator[str]:
     groups = content.get("groups") if isinstance(content, dict) else None
     if not isinstance(groups, list):
         yield "needs a list under 'groups:' at the top"
         return
+    yield from _unknown_keys(content, _FILE_KEYS)
     names: set[str] = set()
     for number, group in enumerate(groups, start=1):
         if not isinstance(group, dict) or not isinstance(group.get("name"), str):
@@ -113,71 +140,88 @@ def _unknown_keys(mapping: Mapping[Any, Any], known: set[str]) -> Iterator[str]:
 
 
 def _is_duration(value: Any) -> bool:
-    return isinstance(value, str) and bool(_DURATION.fullmatch(value))
+    return bool(_DURATION.fullmatch(str(value)))
 
 
 # A rule
 
 
-def _rule(rule: Mapping[str, Any], known: _Known) -> Iterator[str]:
+def _rule(rule: Mapping[str, Any], known: Known) -> Iterator[str]:
     yield from _unknown_keys(rule, _RULE_KEYS)
-    if ("record" in rule) == ("alert" in rule):
-        yield "needs either 'record:' or 'alert:'"
     name = rule.get("record")
-    if "record" in rule and not (isinstance(name, str) and _RECORD_NAME.fullmatch(name)):
-        yield f"record must be a metric name such as ml_model:f1:1h, got {name!r}"
+    if bool(name) == bool(rule.get("alert")):
+        yield f"needs either 'record:' or 'alert:', got {'both' if name else 'neither'}"
+    if name:
+        if not isinstance(name, str) or not _RECORD_NAME.fullmatch(name):
+            yield f"record must be a metric name such as ml_model:f1:1h, got {name!r}"
+        yield from (f"'{key}:' is for alerts, not for what is recorded" for key in _ALERT_KEYS if key in rule)
     for key in ("for", "keep_firing_for"):
         if key in rule and not _is_duration(rule[key]):
             yield f"{key} must be a duration such as 5m, got {rule[key]!r}"
     for key in ("labels", "annotations"):
         values = rule.get(key) or {}
-        if not isinstance(values, dict) or not all(isinstance(value, str) for value in values.values()):
-            yield f"{key} must map names to texts; numbers need quotes"
+        if not isinstance(values, dict) or any(isinstance(value, (dict, list)) for value in values.values()):
+            yield f"{key} must map names to texts, got {values!r}"
         else:
-            yield from _templates(values, known)
+            yield from dict.fromkeys(problem for value in values.values() for problem in _template(str(value), known))
     expression = rule.get("expr")
-    if not isinstance(expression, str) or not expression.strip():
+    if expression is None or not str(expression).strip():
         yield "needs an expression under 'expr:'"
-        return
-    try:
-        parsed = promql_parser.parse(expression)
-    except ValueError as error:
-        yield f"the expression is no PromQL: {' '.join(str(error).split())}"
-        return
-    yield from dict.fromkeys(_expression(parsed, known))
+    else:
+        yield from expression_problems(str(expression), known)
 
 
-def _templates(values: Mapping[str, str], known: _Known) -> Iterator[str]:
-    for text in values.values():
-        for label in _LABEL_IN_TEMPLATE.findall(text):
-            if label.startswith("ml_") and label not in known.labels:
-                yield f"$labels.{label} is no Prometheus label of ours{_did_you_mean(label, known.labels)}"
+def _template(text: str, known: Known) -> Iterator[str]:
+    for label in _LABEL_IN_TEMPLATE.findall(text):
+        yield from (f"$labels.{label}: {problem}" for problem in _label(label, known))
+    for query in _QUERY_IN_TEMPLATE.findall(text):
+        query = re.sub("%[qv]", '""', query)
+        yield from (f"the query `{query}` in a template: {problem}" for problem in expression_problems(query, known))
 
 
 # An expression
 
 
-class _Known:
-    """Names that an expression may use."""
+class Known:
+    """
+    Names that an expression may use.
 
-    def __init__(self, settings: Settings, recorded: set[str]) -> None:
-        self.prefix = f"{settings.namespace}_ml_model_" if settings.namespace else "ml_model_"
-        self.recorded = recorded
-        gauges = {
-            settings.gauge(metric.name + suffix, metric.unit)
+    Args:
+        settings: Those of the default rules, which count as loaded.
+        rules: Further rules, which may record series and give labels.
+    """
+
+    def __init__(self, settings: Settings, rules: Iterable[Mapping[str, Any]] = ()) -> None:
+        loaded = [rule for rule in (*rules, *_default_rules(settings)) if isinstance(rule.get("record"), str)]
+        self.recorded = {rule["record"] for rule in loaded}
+        given = (rule.get("labels") for rule in loaded)
+        self.labels = {promql.prometheus_label(attribute) for attribute in catalog.ATTRIBUTES}
+        self.labels |= {str(label) for labels in given if isinstance(labels, dict) for label in labels}
+        self.qualities = {
+            settings.gauge(metric.name + suffix, metric.unit): metric.name + suffix
             for metric in catalog.METRICS
             for suffix in ("", *(catalog.BOUNDS if metric.intervals else ()))
+            if metric.better
         }
-        self.qualities = {
-            settings.gauge(metric.name, metric.unit): metric for metric in catalog.METRICS if metric.better
-        }
+        gauges = {settings.gauge(metric.name, metric.unit) for metric in catalog.METRICS}
         totals = [*(total.name for total in catalog.TOTALS), *(count.name for count in catalog.COUNTS)]
         counters = {promql.counter_name(name, settings.naming, settings.namespace) for name in totals}
-        self.metrics = gauges | counters | {settings.gauge(catalog.OBJECTIVE, catalog.OBJECTIVE_UNIT)}
-        self.labels = {promql.prometheus_label(attribute) for attribute in catalog.ATTRIBUTES}
+        self.metrics = {settings.gauge(catalog.OBJECTIVE, catalog.OBJECTIVE_UNIT), *self.qualities, *gauges, *counters}
+        # Without its namespace a metric of ours is not found either.
+        self.prefixes = ("ml_model_", settings.gauge("") + "_")
 
 
-def _expression(parsed: promql_parser.Expr, known: _Known) -> Iterator[str]:
+@lru_cache
+def _default_rules(settings: Settings) -> list[Mapping[str, Any]]:
+    return [rule for group in recording_groups(settings) for rule in group["rules"]]
+
+
+def expression_problems(expression: str, known: Known) -> list[str]:
+    """What is wrong with one expression."""
+    try:
+        parsed = promql_parser.parse(expression)
+    except ValueError as error:
+        return [f"no PromQL: {' '.join(str(error).split())}"]
     found: list[str] = []
 
     def visit(node: Any) -> bool:
@@ -187,35 +231,53 @@ def _expression(parsed: promql_parser.Expr, known: _Known) -> Iterator[str]:
             found.extend(_selector(node, known))
         elif isinstance(node, promql_parser.AggregateExpr):
             found.extend(_aggregation(node, known))
+        elif isinstance(node, promql_parser.BinaryExpr) and node.modifier is not None:
+            matching, group = node.modifier.matching, node.modifier.group_labels
+            for label in (*(matching.labels if matching else ()), *(group or ())):
+                found.extend(_label(label, known))
         return True
 
     promql_parser.walk(parsed, visit)
-    return iter(found)
+    return list(dict.fromkeys(found))
 
 
-def _selector(node: Any, known: _Known) -> Iterator[str]:
-    name = node.name
-    if name and name.startswith("ml_model:") and name not in known.recorded:
-        yield f"nothing records {name}{_did_you_mean(name, known.recorded)}"
-    if name and name.startswith(known.prefix) and name not in known.metrics:
-        yield f"there is no metric {name}{_did_you_mean(name, known.metrics)}"
-    for matcher in node.matchers.matchers:
+def _selector(node: Any, known: Known) -> Iterator[str]:
+    matchers = [*node.matchers.matchers, *(one for several in node.matchers.or_matchers for one in several)]
+    names = [one.value for one in matchers if one.name == "__name__" and one.op == promql_parser.MatchOp.Equal]
+    for name in [node.name] if node.name else names:
+        if name.startswith("ml_model:") and name not in known.recorded:
+            yield f"nothing records {name}, here or by default{_did_you_mean(name, known.recorded)}"
+        if name.startswith(known.prefixes) and name not in known.metrics | known.recorded:
+            yield f"there is no metric {name}{_did_you_mean(name, known.metrics)}"
+    for matcher in matchers:
         yield from _label(matcher.name, known)
 
 
-def _aggregation(node: Any, known: _Known) -> Iterator[str]:
-    modifier = node.modifier
-    for label in modifier.labels if modifier is not None else ():
+def _aggregation(node: Any, known: Known) -> Iterator[str]:
+    for label in node.modifier.labels if node.modifier is not None else ():
         yield from _label(label, known)
-    metric = known.qualities.get(getattr(node.expr, "name", None) or "")
-    if metric is not None and str(node.op) == "avg":
-        yield (
-            f"the average of {metric.name} over processes is not that of the fleet; use "
-            f"{promql.recorded_name(metric.name, '1h')} or totals"
-        )
+    if str(node.op) == "avg":
+        for name in _values_of(node.expr):
+            if name in known.qualities:
+                quality = known.qualities[name]
+                fleet = promql.recorded_name(quality, "1h")
+                instead = f"{fleet} or totals" if fleet in known.recorded else "min or max, or show each process"
+                yield f"the average of {quality} over processes is not that of the fleet; use {instead}"
 
 
-def _label(name: str, known: _Known) -> Iterator[str]:
+def _values_of(node: Any) -> Iterator[str]:
+    """The names of the series whose values come out of an expression that combines no series."""
+    if isinstance(node, promql_parser.AggregateExpr):
+        return
+    if isinstance(node, promql_parser.VectorSelector):
+        yield node.name or ""
+    parts = (getattr(node, name, None) for name in ("expr", "vector_selector", "lhs"))
+    for part in (*parts, *getattr(node, "args", ())):
+        if part is not None:
+            yield from _values_of(part)
+
+
+def _label(name: str, known: Known) -> Iterator[str]:
     if name.startswith("ml_") and name not in known.labels:
         yield f"there is no Prometheus label {name}{_did_you_mean(name, known.labels)}"
 
