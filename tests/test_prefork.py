@@ -184,7 +184,6 @@ UVICORN = ["uvicorn", "--host=127.0.0.1", "--port={port}", "--workers=2"]
 SERVERS = {
     "gunicorn": (GUNICORN, WSGI),
     "gunicorn preload": ([*GUNICORN, "--preload"], WSGI),
-    "gunicorn threads preload": ([*GUNICORN, "--preload", "--threads=2"], WSGI),
     "gunicorn uvicorn": ([*GUNICORN, "--worker-class=uvicorn_worker.UvicornWorker"], ASGI),
     "gunicorn uvicorn preload": ([*GUNICORN, "--preload", "--worker-class=uvicorn_worker.UvicornWorker"], ASGI),
     "uvicorn": (UVICORN, ASGI),
@@ -268,6 +267,64 @@ def test_children_of_multiprocessing_flush_when_they_end(method, fleet, tmp_path
     assert 2 <= len(rows) <= 3  # one worker of the pool may have done all of its work
 
 
+Received = list[tuple[str, str, float]]
+
+
+def received(request: metrics_service_pb2.ExportMetricsServiceRequest, peer: str) -> Received:
+    """Connection, service.instance.id and rows counted, of each resource in a request."""
+    found = []
+    for resource in request.resource_metrics:
+        identity = {a.key: a.value.string_value for a in resource.resource.attributes}["service.instance.id"]
+        exported = [metric for scope in resource.scope_metrics for metric in scope.metrics]
+        points = [p.as_double for m in exported if m.name == "ml.model.predictions" for p in m.sum.data_points]
+        found.append((peer, identity, sum(points)))
+    return found
+
+
+@contextlib.contextmanager
+def http_receiver(into: Received):
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"  # keeps connections
+
+        def do_POST(self):
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            request = metrics_service_pb2.ExportMetricsServiceRequest.FromString(body)
+            into.extend(received(request, str(self.client_address)))
+            self.send_response(200)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, *_):
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        server.daemon_threads = True
+        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+@contextlib.contextmanager
+def grpc_receiver(into: Received):
+    class Receiver(metrics_service_pb2_grpc.MetricsServiceServicer):
+        def Export(self, request, context):  # noqa: N802 - the name is gRPC's
+            into.extend(received(request, context.peer()))
+            return metrics_service_pb2.ExportMetricsServiceResponse()
+
+    server = grpc.server(ThreadPoolExecutor(4))
+    metrics_service_pb2_grpc.add_MetricsServiceServicer_to_server(Receiver(), server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    try:
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        server.stop(None)
+
+
 IN_A_CHILD = """
     import os, sys
     from concurrent.futures import ProcessPoolExecutor
@@ -279,7 +336,7 @@ IN_A_CHILD = """
 """
 
 
-def test_a_child_that_configures_itself_flushes_too(fleet):
+def test_a_child_that_configures_itself_flushes_too():
     """
     configure() in the child, where the parent has none.
     """
@@ -292,11 +349,13 @@ def test_a_child_that_configures_itself_flushes_too(fleet):
     child.start()
     child.join()
     """
-    assert "" == run(IN_A_CHILD + script, **fleet.environment)
-    assert [1] == list(fleet.rows().values())
+    exports: Received = []
+    with http_receiver(exports) as endpoint:
+        assert "" == run(IN_A_CHILD + script, OTEL_EXPORTER_OTLP_ENDPOINT=endpoint)
+    assert [0, 1] == [rows for _, _, rows in exports]
 
 
-def test_workers_of_an_executor_flush_too(fleet):
+def test_workers_of_an_executor_flush_too():
     """
     concurrent.futures lets its processes end, so nothing is lost.
     """
@@ -310,8 +369,10 @@ def test_workers_of_an_executor_flush_too(fleet):
     with ProcessPoolExecutor(2, mp_context=fork) as pool:
         list(pool.map(work, range(20)))
     """
-    assert "" == run(IN_A_CHILD + script, **fleet.environment)
-    assert 20 == sum(fleet.rows().values())
+    exports: Received = []
+    with http_receiver(exports) as endpoint:
+        assert "" == run(IN_A_CHILD + script, OTEL_EXPORTER_OTLP_ENDPOINT=endpoint)
+    assert 20 == sum({identity: rows for _, identity, rows in exports}.values())
 
 
 def test_a_terminated_pool_keeps_what_it_has_exported(fleet):
@@ -397,7 +458,7 @@ def test_the_last_export_is_not_repeated_where_it_failed():
     assert "export\nshutdown\n" == run(IN_A_CHILD + script)
 
 
-def test_a_provider_that_was_shut_down_is_not_flushed_again(fleet):
+def test_a_provider_that_was_shut_down_is_not_flushed_again():
     """
     As with uvicorn, whose application shuts down before the process ends: one flush, and nothing is said about it.
     """
@@ -408,9 +469,10 @@ def test_a_provider_that_was_shut_down_is_not_flushed_again(fleet):
     provider.shutdown()
     monitor.record(True, True)
     """
-    assert "" == run(IN_A_CHILD + script, **fleet.environment)
-    assert [1] == list(fleet.rows().values())
-    assert [[0, 1]] == [values for labels, values in fleet.exported() if labels["__name__"] == "ml_model_labels_total"]
+    exports: Received = []
+    with http_receiver(exports) as endpoint:
+        assert "" == run(IN_A_CHILD + script, OTEL_EXPORTER_OTLP_ENDPOINT=endpoint)
+    assert [0, 1] == [rows for _, _, rows in exports]
 
 
 def test_multiprocessing_is_not_imported_for_those_without_it():
@@ -438,64 +500,6 @@ def test_workers_without_rows_export_nothing(kind, fleet, tmp_path):
         server.stop()
 
     assert [] == fleet.exported()
-
-
-Received = list[tuple[str, str, float]]
-
-
-def received(request: metrics_service_pb2.ExportMetricsServiceRequest, peer: str) -> Received:
-    """Connection, service.instance.id and rows counted, of each resource in a request."""
-    found = []
-    for resource in request.resource_metrics:
-        identity = {a.key: a.value.string_value for a in resource.resource.attributes}["service.instance.id"]
-        exported = [metric for scope in resource.scope_metrics for metric in scope.metrics]
-        points = [p.as_double for m in exported if m.name == "ml.model.predictions" for p in m.sum.data_points]
-        found.append((peer, identity, sum(points)))
-    return found
-
-
-@contextlib.contextmanager
-def http_receiver(into: Received):
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"  # keeps connections
-
-        def do_POST(self):
-            body = self.rfile.read(int(self.headers["Content-Length"]))
-            request = metrics_service_pb2.ExportMetricsServiceRequest.FromString(body)
-            into.extend(received(request, str(self.client_address)))
-            self.send_response(200)
-            self.send_header("Content-Length", "0")
-            self.end_headers()
-
-        def log_message(self, *_):
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        server.daemon_threads = True
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{server.server_port}"
-        finally:
-            server.shutdown()
-            thread.join()
-
-
-@contextlib.contextmanager
-def grpc_receiver(into: Received):
-    class Receiver(metrics_service_pb2_grpc.MetricsServiceServicer):
-        def Export(self, request, context):  # noqa: N802 - the name is gRPC's
-            into.extend(received(request, context.peer()))
-            return metrics_service_pb2.ExportMetricsServiceResponse()
-
-    server = grpc.server(ThreadPoolExecutor(4))
-    metrics_service_pb2_grpc.add_MetricsServiceServicer_to_server(Receiver(), server)
-    port = server.add_insecure_port("127.0.0.1:0")
-    server.start()
-    try:
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        server.stop(None)
 
 
 @pytest.mark.parametrize(("protocol", "receiver"), [("http/protobuf", http_receiver), ("grpc", grpc_receiver)])
