@@ -224,8 +224,8 @@ def error_budget_burns(settings: Settings) -> Iterator[Alert]:
                 burn.severity,
                 f"{name} of {model} is {messages.value(metric)}, its error budget for {allowed} is being used up",
                 f"Over the last {long} {name} of {model} was {messages.value(metric)} in "
-                f"{messages.rows(long, settings)}; its objective is {allowed}. These are {burn.factor:g} times the errors which that allows, or it is "
-                f"below {burn.share:.0%} of the objective.",
+                f"{messages.rows(long, settings)}; its objective is {allowed}. These are {burn.factor:g} times the "
+                f"errors which that allows, or it is below {burn.share:.0%} of the objective.",
                 {METRIC: metric.name, "window": long},
             )
 

@@ -309,8 +309,9 @@ def statistics(task: Task, source: Source, scope: Scope = Scope()) -> dict[str, 
         found["correct"] = found["tp"] + found["tn"]
         found["n"] = (found["tn"] + found["fp"]) + (found["fn"] + found["tp"])
     if task == "multiclass":
-        found["correct"] = source.total("outcomes", scope, {TASK: task, OUTCOME: "correct"})
         found["n"] = source.total("outcomes", scope, {TASK: task})
+        # Cells have no series before they have a row: without a single correct one there is none to sum up.
+        found["correct"] = source.total("outcomes", scope, {TASK: task, OUTCOME: "correct"}).or_else(found["n"] * 0)
         correct, labels, predictions = (source.of_class(role, scope) for role in ROLES)
         unions: dict[frozenset[str], Expression] = {
             frozenset({"tp"}): correct,
