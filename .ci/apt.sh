@@ -84,7 +84,11 @@ apt_only_suite() {
 # the addresses: a test log is no place for the name of somebody's mirror.
 apt_complaint() {
   local said host
-  said=$(sed -nE '/^[EW]:/ { s#(https?|file|copy):[^ ]*/dists/##g; s#(https?|file|copy):[^ ]*#(archive)#g; p; q; }' "$1")
+  said=$(sed -nE '/^[EW]:/ {
+    s#(https?|file|copy):[^ ]*/dists/##g
+    s#(https?|file|copy):[^ ]*#(archive)#g
+    p; q
+  }' "$1")
   host=${2#*://}
   host=${host%%[/:]*}
   [ -z "$host" ] || said=${said//"$host"/the archive}

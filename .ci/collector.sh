@@ -6,8 +6,8 @@
 #
 # OTELCOL=PATH names one. Otherwise it is the otelcol or otelcol-contrib on PATH, if it is new enough to load
 # grafana/otel-collector.yaml. Otherwise one is built, once, as .cache/otelcol out of Debian's packages, which
-# have the Collector as source only; nothing is installed. That takes two minutes and 3 GiB below .cache, which
-# are free again afterwards. DEBIAN_MIRROR=URI names a Debian mirror on machines whose apt has none (Ubuntu).
+# have the Collector as source only; nothing is installed. That takes two to three minutes and 3 GiB below .cache,
+# which are free again afterwards. DEBIAN_MIRROR=URI names a Debian mirror on machines whose apt has none (Ubuntu).
 #
 # Exit status: 0 there is one, 3 there is none.
 set -euo pipefail
@@ -147,12 +147,16 @@ exec {lock}>"$cache/otelcol.lock"
 flock -n "$lock" || { say "Waiting for another build of the OpenTelemetry Collector ..." && flock "$lock"; }
 ! ours || found "$built"
 
-trap clean EXIT # also after Ctrl-C and kill
+# What a signal interrupts ends first, so that nothing is written any more into what is being removed.
+trap clean EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM HUP
 clean
+rm -f "$env_file"
 key=$(apt_debian_key "$scratch/root") ||
   none "Debian's signing key is missing; install the package debian-archive-keyring, or $elsewhere"
 
-say "Building the OpenTelemetry Collector for the tests (the first time takes about two minutes and 3 GiB of disk) ..."
+say "Building the OpenTelemetry Collector for the tests (once; takes two to three minutes, and 3 GiB meanwhile) ..."
 apt_private_state "$scratch"
 log=$scratch/log
 : >"$log"
@@ -160,11 +164,16 @@ library=golang-opentelemetry-collector-dev
 version=
 for suite in testing unstable; do
   apt_only_suite "$scratch" "$debian" "$suite" "$key" >>"$log" 2>&1 || continue
-  candidate=$(apt-cache "${APT_OPTIONS[@]}" show --no-all-versions "$library" 2>>"$log" | sed -n 's/^Version: //p')
-  ! dpkg --compare-versions "$candidate" ge "$oldest" || { version=${candidate%-*} && break; }
+  candidate=$(apt-cache "${APT_OPTIONS[@]}" show --no-all-versions "$library" 2>>"$log" |
+    sed -n 's/^Version: //p' || true)
+  if [ -n "$candidate" ] && dpkg --compare-versions "$candidate" ge "$oldest"; then
+    version=${candidate%-*}
+    break
+  fi
 done
 complaint=$(apt_complaint "$log" "$debian")
-[ -n "$version" ] || none "Debian's testing and unstable have none >= $oldest${complaint:+, or apt refused it: $complaint}"
+[ -n "$version" ] ||
+  none "Debian's testing and unstable have none >= $oldest${complaint:+, or apt refused it: $complaint}"
 
 # Of all that apt would install, Go and the libraries in Go are enough: without cgo no C library is needed, and
 # Debian's Go is linked statically, so it runs on older releases too.
