@@ -8,6 +8,7 @@ data and never wait for I/O or a statistic: bad rows are counted, logged once pe
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
@@ -30,6 +31,16 @@ _logger = logging.getLogger("otel_model_metrics")
 
 _monitors: dict[tuple[str, str], Monitor] = {}
 _monitors_lock = threading.Lock()
+
+
+def _renew_lock_in_child() -> None:
+    """A thread of the parent may have been making a monitor when the child was forked."""
+    global _monitors_lock
+    _monitors_lock = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_lock_in_child)
 
 UNVERSIONED = "unversioned"
 

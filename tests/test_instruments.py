@@ -350,6 +350,7 @@ def test_a_forked_child_starts_empty_and_the_parent_goes_on():
             monitor.record(True, True)
         reader.get_metrics_data(); reader.get_metrics_data()
         monitor._recorder._lock.acquire()          # held by another thread at the moment of the fork
+        monitors._monitors_lock.acquire()          # and this by one that is making a monitor
         def totals():
             data = reader.get_metrics_data()
             if data is None:
