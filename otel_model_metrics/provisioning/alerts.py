@@ -374,7 +374,7 @@ def labels_stopped(settings: Settings) -> Iterator[Alert]:
 
 def _stopped(what: str, windows: tuple[str, ...], settings: Settings) -> Expression:
     """
-    How many usually come, for models that got none within a window although they got some within a day.
+    How many usually come, for models that got none within a window although they got some within two days.
 
     Usually: as many as at this time a week ago; if that is not known, a day ago; if neither is, on average over the
     day. So a quiet night or weekend is no alarm, nor is the time between labels that come once a day.
@@ -388,7 +388,8 @@ def _stopped(what: str, windows: tuple[str, ...], settings: Settings) -> Express
     either = missing[0]
     for other in missing[1:]:
         either = either.or_else(other)
-    return either.where(compare(_per_model(what, "1d", settings), ">", 0))
+    lately = _per_model(what, "1d", settings), _per_model(what, "1d", settings, "1d")
+    return either.where(compare(lately[0], ">", 0).or_else(compare(lately[1], ">", 0)))
 
 
 def rows_rejected(settings: Settings) -> Iterator[Alert]:
