@@ -11,7 +11,7 @@ import subprocess
 import time
 import urllib.parse
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -122,22 +122,90 @@ def victoria_metrics(folder: Path) -> Iterator[Store]:
 
 
 @contextlib.contextmanager
-def prometheus(folder: Path, target: str) -> Iterator[Store]:
-    """Prometheus, scraping one target every second."""
+def prometheus(
+    folder: Path,
+    targets: str | Path,
+    *,
+    interval: str = "1s",
+    lookback: str = "5m",
+    rules: Iterable[Path] = (),
+    alertmanager: str = "",
+) -> Iterator[Store]:
+    """
+    Prometheus, scraping one target (HOST:PORT), or those that the *.json of a folder name.
+
+    Args:
+        folder: For its configuration, data and log.
+        targets: What it scrapes.
+        interval: How often it does.
+        lookback: For how long a sample counts.
+        rules: Files that it evaluates.
+        alertmanager: URL of the Alertmanager that gets to know.
+    """
     url = f"http://127.0.0.1:{free_port()}"
-    config = folder / "prometheus.yml"
-    config.write_text(
-        "global: {scrape_interval: 1s, scrape_timeout: 1s}\n"
-        f"scrape_configs: [{{job_name: service, static_configs: [{{targets: ['{target}']}}]}}]\n"
+    found = (
+        {"file_sd_configs": [{"files": [f"{targets}/*.json"]}]}
+        if isinstance(targets, Path)
+        else {"static_configs": [{"targets": [targets]}]}
     )
+    told = [{"static_configs": [{"targets": [alertmanager.removeprefix("http://")]}]}] if alertmanager else []
+    content = {
+        "global": {"scrape_interval": interval, "scrape_timeout": interval},
+        "scrape_configs": [{"job_name": "service", **found}],
+        "rule_files": [str(path) for path in rules],
+        "alerting": {"alertmanagers": told},
+    }
+    config = folder / "prometheus.yml"
+    config.write_text(json.dumps(content))  # which is YAML too
     command = [
         binary("prometheus"),
         f"--config.file={config}",
         f"--storage.tsdb.path={folder / 'prometheus'}",
         f"--web.listen-address={url.removeprefix('http://')}",
+        f"--query.lookback-delta={lookback}",
     ]
     with running(command, f"{url}/-/ready", folder / "prometheus.log"):
         yield Store(url)
+
+
+@contextlib.contextmanager
+def vmalert(folder: Path, store: Store, rules: Iterable[Path], alertmanager: str, *, lookback: str) -> Iterator[None]:
+    """vmalert, which evaluates rules over a VictoriaMetrics, records there and tells an Alertmanager."""
+    url = f"http://127.0.0.1:{free_port()}"
+    command = [
+        binary("vmalert"),
+        *(f"-rule={path}" for path in rules),
+        f"-datasource.url={store.url}",
+        f"-remoteWrite.url={store.url}",
+        f"-remoteRead.url={store.url}",
+        f"-notifier.url={alertmanager}",
+        f"-httpListenAddr={url.removeprefix('http://')}",
+        f"-datasource.queryStep={lookback}",
+        "-remoteWrite.flushInterval=100ms",
+        "-rule.evalDelay=0s",  # VictoriaMetrics runs with -search.latencyOffset=0s
+        "-rule.resendDelay=1m",  # as Prometheus does; else an alert ends by itself when an evaluation takes long
+    ]
+    with running(command, f"{url}/health", folder / "vmalert.log"):
+        yield
+
+
+@contextlib.contextmanager
+def alertmanager(folder: Path, webhook: str) -> Iterator[str]:
+    """The URL of an Alertmanager that passes each alert on at once, and says when it is over."""
+    url = f"http://127.0.0.1:{free_port()}"
+    route = {"receiver": "webhook", "group_by": ["..."], "group_wait": "0s", "group_interval": "200ms"}
+    content = {"route": route, "receivers": [{"name": "webhook", "webhook_configs": [{"url": webhook}]}]}
+    config = folder / "alertmanager.yml"
+    config.write_text(json.dumps(content))  # which is YAML too
+    command = [
+        binary("alertmanager"),
+        f"--config.file={config}",
+        f"--storage.path={folder / 'alertmanager'}",
+        f"--web.listen-address={url.removeprefix('http://')}",
+        "--cluster.listen-address=",  # one is no cluster
+    ]
+    with running(command, f"{url}/-/ready", folder / "alertmanager.log"):
+        yield url
 
 
 @dataclasses.dataclass(frozen=True)
