@@ -1,13 +1,16 @@
 """
-The tables of the README, made from the catalogue.
+The tables of the README, made from the catalogue and from the alerts.
 """
 
 from __future__ import annotations
 
+import inspect
 import re
 from pathlib import Path
 
 from otel_model_metrics import catalog, encoding
+from otel_model_metrics.provisioning import alerts
+from otel_model_metrics.provisioning.rules import Settings
 
 _DIRECTIONS = {"higher": "higher", "lower": "lower", "zero": "near 0", "": ""}
 
@@ -63,7 +66,20 @@ def rejection_list() -> str:
     return ", ".join(f"`{reason}`" for reason in encoding.REASONS)
 
 
-GENERATED = {"metrics": metric_table, "totals": total_table, "reasons": rejection_list}
+def alert_table() -> str:
+    """Every alert, as a Markdown table."""
+    lines = ["| alert | severity | when |", "|---|---|---|"]
+    for families in alerts.FAMILIES.values():
+        for family in families:
+            made = list(family(Settings()))
+            when = inspect.getdoc(family) or ""
+            for name in dict.fromkeys(alert.name for alert in made):
+                severities = dict.fromkeys(alert.severity for alert in made if alert.name == name)
+                lines.append(f"| `{name}` | {', '.join(severities)} | {' '.join(when.split())} |")
+    return "\n".join(lines)
+
+
+GENERATED = {"metrics": metric_table, "totals": total_table, "reasons": rejection_list, "alerts": alert_table}
 
 
 def rebuilt(text: str) -> str:
