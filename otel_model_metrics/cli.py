@@ -159,7 +159,11 @@ def _group() -> click.Group:
         from otel_model_metrics.provisioning import checking
         from otel_model_metrics.provisioning.rules import Settings
 
-        found = checking.problems(files, Settings(naming=naming, namespace=namespace))
+        try:
+            settings = Settings(naming=naming, namespace=namespace)
+        except ValueError as error:
+            raise click.UsageError(str(error)) from error
+        found = checking.problems(files, settings)
         for problem in found:
             click.echo(problem)
         click.echo(f"{len(found)} problem{'' if len(found) == 1 else 's'} in {len(files)} file(s).")

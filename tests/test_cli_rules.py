@@ -212,6 +212,7 @@ CHOICES = [
     ["--window", "90s"],
     ["--window", "1h"],
     ["--window", "2w"],
+    ["--window", "60m", "--window", "30m", "--window", "30m"],
     ["--min-rows", "1"],
     ["--namespace", "acme"],
     ["--by", "deployment_environment_name"],
@@ -244,10 +245,27 @@ def test_every_choice_gives_files_that_prometheus_takes_and_that_have_no_problem
     ("arguments", "message"),
     [
         (
-            ["--window", "1 hour"],
-            "A duration is a number and a unit (s, m, h, d, w), such as 30m or 6h; got '1 hour'.",
+            ["--window", "30d"],
+            "A window must be at least 1m and below 30d, got '30d'.",
         ),
-        (["--window", ""], "A duration is a number and a unit (s, m, h, d, w), such as 30m or 6h; got ''."),
+        (["--window", "1s"], "A window must be at least 1m and below 30d, got '1s'."),
+        (
+            ["--window", "1m1h"],
+            "A duration is a number and a unit (s, m, h, d, w), such as 30m, 6h or 1h30m; got '1m1h'.",
+        ),
+        (
+            ["--by", "ml_class"],
+            "by must name Prometheus labels that are not ours already, each once; got 'ml_class'.",
+        ),
+        (
+            ["--by", "a", "--by", "a"],
+            "by must name Prometheus labels that are not ours already, each once; got 'a'.",
+        ),
+        (
+            ["--window", "1 hour"],
+            "A duration is a number and a unit (s, m, h, d, w), such as 30m, 6h or 1h30m; got '1 hour'.",
+        ),
+        (["--window", ""], "A duration is a number and a unit (s, m, h, d, w), such as 30m, 6h or 1h30m; got ''."),
         (["--window", "1h", "--window", "0m"], "A duration must be longer than 0, got '0m'."),
         (["--min-rows", "0"], "min_rows must be at least 1, got 0."),
         (["--min-rows", "many"], "Invalid value for '--min-rows': 'many' is not a valid integer."),
@@ -284,3 +302,33 @@ def test_without_the_extra_the_command_line_names_it(tmp_path, module, arguments
         'Install the extra rules: pip install "otel-model-metrics[rules]"\n'
     )
     assert (1, "", expected) == (done.returncode, done.stdout, done.stderr)
+
+
+def test_a_window_is_spelled_in_one_way(written):
+    """
+    60m is 1h, so alerts ask for what is recorded; a window given twice counts once.
+    """
+    files = written("--window", "60m", "--window", "30m", "--window", "30m")
+
+    windows = [rule["labels"]["window"] for rule in alerts_named(files, "ModelQualityBelowObjective")]
+    assert ["30m", "1h"] == list(dict.fromkeys(windows))
+    assert 2 * len(
+        set(rule["labels"]["ml_metric"] for rule in alerts_named(files, "ModelQualityBelowObjective"))
+    ) == len(windows)
+
+
+def alerts_named(files: Files, name: str) -> list[dict[str, Any]]:
+    return [rule for rule in the_rules(files["alerts.yaml"]) if rule["alert"] == name]
+
+
+def test_check_too_tells_a_wrong_namespace(command, tmp_path):
+    """
+    As a wrong usage, not as a traceback.
+    """
+    path = tmp_path / "rules.yaml"
+    path.write_text("groups: []")
+
+    code, output, errors = command("check", str(path), "--namespace", "a-b")
+
+    message = "Error: namespace must be a Prometheus name (letters, digits, _), got 'a-b'."
+    assert (2, "", message) == (code, output, errors.splitlines()[-1])

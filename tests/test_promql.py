@@ -13,7 +13,6 @@ from otel_model_metrics.provisioning import promql
 from otel_model_metrics.provisioning.expressions import Expression, compare
 from otel_model_metrics.provisioning.promql import Counters, Recorded, Scope
 
-
 WHOLE = Scope()
 
 

@@ -203,12 +203,14 @@ def test_a_duration_has_the_length_prometheus_gives_it(duration, length):
     assert length == seconds(duration) == promql_parser.parse_duration(duration).total_seconds()
 
 
-@pytest.mark.parametrize("duration", ["", "1", "h", "1.5h", "-1h", "1 h", "1H", "1h ", "1month", "\u0661h", "1h\n"])
+@pytest.mark.parametrize(
+    "duration", ["", "1", "h", "1.5h", "-1h", "1 h", "1H", "1h ", "1month", "1m1h", "\u0661h", "1h\n"]
+)
 def test_what_is_no_duration_is_refused(duration):
     """
     With what one looks like.
     """
-    message = f"A duration is a number and a unit (s, m, h, d, w), such as 30m or 6h; got {duration!r}."
+    message = f"A duration is a number and a unit (s, m, h, d, w), such as 30m, 6h or 1h30m; got {duration!r}."
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         seconds(duration)
 

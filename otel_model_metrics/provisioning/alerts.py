@@ -119,7 +119,7 @@ def alert_groups(settings: Settings) -> list[Group]:
 
 def quality_below_objective(settings: Settings) -> Iterator[Alert]:
     """Both bounds of the 95 % interval are beyond the objective: even with luck it is missed."""
-    for place, window in enumerate(sorted(settings.windows, key=seconds)):
+    for place, window in enumerate(settings.windows):
         for metric in bounded_metrics():
             value = _of_version(metric, "", window, settings)
             missed = _missed(metric, window, settings)

@@ -67,7 +67,7 @@ def problems(paths: Iterable[Path], settings: Settings | None = None) -> list[st
         if key in seen:
             found.append(f"{where}: is there twice, with the same labels: {seen[key]}")
         seen.setdefault(key, where)
-    return found
+    return [problem.replace("\n", "\\n") for problem in found]  # names may hold anything
 
 
 # The file

@@ -120,8 +120,10 @@ def seconds(duration: str) -> int:
     >>> seconds("1h30m")
     5400
     """
-    if not re.fullmatch(r"([0-9]+[smhdwy])+", duration):
-        raise ValueError(f"A duration is a number and a unit (s, m, h, d, w), such as 30m or 6h; got {duration!r}.")
+    if not re.fullmatch(r"([0-9]+y)?([0-9]+w)?([0-9]+d)?([0-9]+h)?([0-9]+m)?([0-9]+s)?", duration) or not duration:
+        raise ValueError(
+            f"A duration is a number and a unit (s, m, h, d, w), such as 30m, 6h or 1h30m; got {duration!r}."
+        )
     length = sum(int(count) * _SECONDS[unit] for count, unit in re.findall(r"([0-9]+)([smhdwy])", duration))
     if not length:
         raise ValueError(f"A duration must be longer than 0, got {duration!r}.")

@@ -43,6 +43,9 @@ Group = dict[str, Any]
 # What alerts need, whatever windows the user judges quality over.
 WINDOWS = ("5m", "1h", "6h", "1d")
 
+# In less there are not two samples of every process.
+_SHORTEST = "1m"
+
 # An error budget is for a month. Its sums are made of recorded ones: increase() over a month of counters is slow.
 BUDGET_WINDOW = "30d"
 BUDGET_STEP = "1h"
@@ -67,7 +70,7 @@ class Settings:
     What a user may choose for rules and alerts.
 
     Attributes:
-        windows: Over which quality is compared with its objective.
+        windows: Over which quality is compared with its objective; the shortest first, whatever order they come in.
         min_rows: Labelled rows in such a window below which no alert is raised.
         naming: ``otlp`` or ``scrape``: the way metrics come to Prometheus.
         namespace: What the Collector or exporter puts in front of each name.
@@ -83,10 +86,15 @@ class Settings:
     runbooks: str = "https://example.org/otel-model-metrics/runbooks.md"
 
     def __post_init__(self) -> None:
-        for window in self.windows:
-            seconds(window)
         if not self.windows:
             raise ValueError("windows needs at least one duration, such as 1h.")
+        for window in self.windows:
+            if not seconds(_SHORTEST) <= seconds(window) < seconds(BUDGET_WINDOW):
+                raise ValueError(f"A window must be at least {_SHORTEST} and below {BUDGET_WINDOW}, got {window!r}.")
+        # 60m is 1h: equal lengths count once, spelled as in WINDOWS, for the spelling is in the names of series.
+        chosen = {seconds(window): window for window in self.windows}
+        chosen |= {seconds(window): window for window in WINDOWS if seconds(window) in chosen}
+        object.__setattr__(self, "windows", tuple(window for _, window in sorted(chosen.items())))
         if self.min_rows < 1:
             raise ValueError(f"min_rows must be at least 1, got {self.min_rows}.")
         if self.naming not in promql.NAMINGS:
@@ -95,13 +103,14 @@ class Settings:
             for name in names:
                 if not name.isidentifier() or not name.isascii():
                     raise ValueError(f"{what} must be a Prometheus name (letters, digits, _), got {name!r}.")
+        for name in self.by:
+            if name.startswith("ml_") or self.by.count(name) > 1:
+                raise ValueError(f"by must name Prometheus labels that are not ours already, each once; got {name!r}.")
 
     @property
     def recorded_windows(self) -> tuple[str, ...]:
-        """All windows that rules are made for, the shortest first; equal lengths count once."""
-        by_length = {seconds(window): window for window in (*self.windows, *WINDOWS)}
-        by_length.update({seconds(window): window for window in WINDOWS})
-        return tuple(window for _, window in sorted(by_length.items()))
+        """All windows that rules are made for, the shortest first."""
+        return tuple(sorted({*self.windows, *WINDOWS}, key=seconds))
 
     @property
     def model(self) -> tuple[str, ...]:
