@@ -88,10 +88,15 @@ def reach(address: str) -> None:
 
 
 @contextlib.contextmanager
-def running(command: list[str], ready: str, log: Path, env: dict[str, str] | None = None) -> Iterator[None]:
-    """A process, from the moment `ready` (URL or HOST:PORT) answers until the block ends; `env` adds variables."""
+def running(
+    command: list[str], ready: str, log: Path, env: dict[str, str] | None = None, cwd: Path | None = None
+) -> Iterator[None]:
+    """A process in `cwd`, from the moment `ready` (URL or HOST:PORT) answers until the block ends; `env` is added."""
     environment = {**os.environ, **(env or {})}
-    with log.open("w") as output, subprocess.Popen(command, stdout=output, stderr=output, env=environment) as process:
+    with (
+        log.open("w") as output,
+        subprocess.Popen(command, stdout=output, stderr=output, env=environment, cwd=cwd) as process,
+    ):
         try:
 
             def answers() -> bool:
@@ -194,18 +199,44 @@ def alertmanager(folder: Path, webhook: str) -> Iterator[str]:
     """The URL of an Alertmanager that passes each alert on at once, and says when it is over."""
     url = f"http://127.0.0.1:{free_port()}"
     route = {"receiver": "webhook", "group_by": ["..."], "group_wait": "0s", "group_interval": "200ms"}
-    content = {"route": route, "receivers": [{"name": "webhook", "webhook_configs": [{"url": webhook}]}]}
+    told = {"name": "webhook", "webhook_configs": [{"url": webhook, "send_resolved": True}]}
     config = folder / "alertmanager.yml"
-    config.write_text(json.dumps(content))  # which is YAML too
-    command = [
-        binary("alertmanager"),
-        f"--config.file={config}",
-        f"--storage.path={folder / 'alertmanager'}",
-        f"--web.listen-address={url.removeprefix('http://')}",
-        "--cluster.listen-address=",  # one is no cluster
-    ]
-    with running(command, f"{url}/-/ready", folder / "alertmanager.log"):
-        yield url
+    config.write_text(json.dumps({"route": route, "receivers": [told]}))  # which is YAML too
+    with _with_templates(Path(binary("alertmanager")), folder) as program:
+        command = [
+            str(program),
+            f"--config.file={config}",
+            f"--storage.path={folder / 'alertmanager'}",
+            f"--web.listen-address={url.removeprefix('http://')}",
+            "--cluster.listen-address=",  # one is no cluster
+        ]
+        with running(command, f"{url}/-/ready", folder / "alertmanager.log", cwd=folder):
+            yield url
+
+
+@contextlib.contextmanager
+def _with_templates(program: Path, folder: Path) -> Iterator[Path]:
+    """
+    An Alertmanager that finds its templates when it is started in this folder.
+
+    Debian's opens them in /usr/share, where they are only if its package is installed. Where just the binary was taken
+    out of the package, a copy opens empty ones, in its working directory: a webhook needs none.
+    """
+    place = b"/usr/share/prometheus/alertmanager"
+    content = program.read_bytes()
+    if place not in content or Path(place.decode()).exists():
+        yield program
+        return
+    (folder / "templates").mkdir()
+    for name in ("default.tmpl", "email.tmpl"):
+        (folder / "templates" / name).touch()
+    copy = folder / "alertmanager-copy"
+    copy.write_bytes(content.replace(place, b"templates".ljust(len(place), b"/")))  # a path of the same length
+    copy.chmod(0o755)
+    try:
+        yield copy
+    finally:
+        copy.unlink()  # pytest keeps what tests wrote, and this is large
 
 
 @dataclasses.dataclass(frozen=True)
