@@ -116,11 +116,14 @@ def evaluated(
 ) -> str:
     """What promtool finds wrong with some alert rules and the recording rules they need."""
     shipped = [dict(rule) for rule in shipped]
-    if not messages:
+    texts = [rule["expr"] for rule in shipped]
+    if messages:
+        texts += [text for rule in shipped for text in rule["annotations"].values()]
+    else:
         for rule in shipped:
             del rule["annotations"]
     group = {"name": "alerts", "interval": "1m", "rules": shipped}
-    recording = needed(folder, *(rule["expr"] for rule in shipped))
+    recording = needed(folder, *texts)
     return run(folder, cases, [recording, written(folder, [group], "alerts.yaml")], interval)
 
 
@@ -676,6 +679,169 @@ def test_two_writers_of_one_series_are_told(tmp_path):
         case_of(name, "stays quiet when one is restarted three times", predictions("0+1x10 0+1x5 0+1x5 0+1x40"), "24m"),
     ]
     assert "" == evaluated(tmp_path, [rule], cases)
+
+
+# What is said
+
+
+def said() -> dict[str, tuple[dict[str, str], dict[str, str], str, dict[str, str], str, str]]:
+    """For each kind of message: rule, what is stored, when, further labels, and the whole summary and description."""
+    accuracy, ndcg, rmse = (catalog.BY_NAME[name] for name in ("accuracy", "ndcg_at_k", "rmse"))
+    binary = {"ml_model_task": "binary"}
+    of_accuracy = objective(accuracy, "binary", 0.85, 420)
+    segment = {"ml_segment_name": "country", "ml_segment_value": "DE"}
+    new = {"ml_model_version": "2"}
+    rejected = {series("ml_model_rejected_total", {**MODEL, "ml_reject_reason": "invalid_score"}): "0+2x100"}
+    overflowed = {series("ml_model_segments_overflowed_total", {**MODEL, "ml_segment_name": "user"}): "0+10x100"}
+    auc = {
+        series("ml_model_roc_auc", {**MODEL, "instance": "1"}): "0.61x100",
+        series("ml_model_window_rows", {**MODEL, "instance": "1"}): "250x100",
+    }
+    return {
+        "ModelQualityBelowObjective": (
+            {"ml_metric": "accuracy", "window": "1h"},
+            {**stored(totals("binary", confusion(0.8, 12.3)), 420), **of_accuracy},
+            "100m",
+            {**MODEL, **binary},
+            "accuracy of model 1 is 80%, its objective is 85%",
+            "Over the last 1h accuracy of model 1 was 80% (95 % bounds 76.96% to 82.73%) in 738 labelled rows of all "
+            "its processes. Its objective is 85%.",
+        ),
+        "ModelQualityBelowObjective of a ranking": (
+            {"ml_metric": "ndcg_at_k", "window": "1h"},
+            {**stored(totals("ranking", BAD["ranking"]), 100), **objective(ndcg, "ranking", 0.5, 100)},
+            "90m",
+            {**MODEL, "ml_model_task": "ranking", "ml_k": "10"},
+            "ndcg_at_k (k 10) of model 1 is 0.3, its objective is 0.5",
+            "Over the last 1h ndcg_at_k (k 10) of model 1 was 0.3 (95 % bounds 0.2885 to 0.3117) in 6000 labelled rows "
+            "of all its processes. Its objective is 0.5.",
+        ),
+        "ModelQualityBelowObjective of a regression": (
+            {"ml_metric": "rmse", "window": "6h"},
+            {**stored(totals("regression", BAD["regression"]), 420), **objective(rmse, "regression", 2, 420)},
+            "400m",
+            {**MODEL, "ml_model_task": "regression"},
+            "rmse of model 1 is 3.873, its objective is 2",
+            "Over the last 6h rmse of model 1 was 3.873 (95 % bounds 3.851 to 3.895) in 36000 labelled rows of all its "
+            "processes. Its objective is 2.",
+        ),
+        "ModelObjectiveMissedEverywhere": (
+            {"ml_metric": "roc_auc"},
+            {**auc, **objective(catalog.BY_NAME["roc_auc"], "binary", 0.7, 100)},
+            "90m",
+            MODEL,
+            "roc_auc of model 1 is 0.61 at best, its objective is 0.7",
+            "For 30 minutes no process has reached the objective of 0.7 for roc_auc of model 1: the best one has 0.61. "
+            "There are 250 labelled rows in the windows of all processes.",
+        ),
+        "ModelErrorBudgetFastBurn": (
+            {"ml_metric": "accuracy"},
+            {**stored(totals("binary", confusion(0.2, 100)), 420), **of_accuracy},
+            "100m",
+            {**MODEL, **binary},
+            "accuracy of model 1 is 20%, its error budget for 85% is being used up",
+            "Over the last 1h accuracy of model 1 was 20% in 6000 labelled rows; its objective is 85%. These are 14.4 "
+            "times the errors which that allows, or it is below 50% of the objective.",
+        ),
+        "ModelErrorBudgetSlowBurn": (
+            {"ml_metric": "accuracy"},
+            {**stored(totals("binary", confusion(0.2, 100)), 420), **of_accuracy},
+            "400m",
+            {**MODEL, **binary},
+            "accuracy of model 1 is 20%, its error budget for 85% is being used up",
+            "Over the last 6h accuracy of model 1 was 20% in 36000 labelled rows; its objective is 85%. These are 6 "
+            "times the errors which that allows, or it is below 75% of the objective.",
+        ),
+        "ModelSegmentWorse": (
+            {"ml_metric": "accuracy"},
+            stored(totals("binary", confusion(0.9, 100)) | totals("binary", confusion(0.6, 10), **segment), 420),
+            "400m",
+            {**MODEL, **binary, **segment},
+            "accuracy of model 1 is 60% for country DE, 90% over all",
+            "Over the last 6h accuracy of model 1 was 60% for the segment country DE (3600 labelled rows) and 90% over "
+            "all (36000 labelled rows). Chance does not explain it (99.9 %). The objective is not set.",
+        ),
+        "ModelVersionWorse": (
+            {"ml_metric": "accuracy"},
+            {
+                **versions("binary", confusion(0.9, 100), confusion(0.8, 100)),
+                **objective(accuracy, "binary", 0.85, 240, **new),
+            },
+            "220m",
+            {**MODEL, **binary, **new},
+            "accuracy of the new version model 2 is 80%, that of 1 was 90%",
+            "Since it serves, accuracy of model 2 is 80% in 10000 labelled rows; version 1, which it replaced, had "
+            "90%. Chance does not explain it (99.9 %). The objective is 85%.",
+        ),
+        "ModelPredictionsStopped": (
+            {},
+            predictions("0+100x120"),
+            "132m",
+            {"ml_model_name": "model"},
+            "model makes no predictions any more",
+            "No process of model reports predictions, though at this time there usually are 42 within 5m or 1h.",
+        ),
+        "ModelLabelsStopped": (
+            {},
+            predictions("0+10x400") | outcomes("0+10x120 1200x200"),
+            "200m",
+            {"ml_model_name": "model"},
+            "model gets no labels any more",
+            "In the last hour model made 600 predictions and got no label, though at this time there usually are 50 an "
+            "hour. Its quality is not known.",
+        ),
+        "ModelRowsRejected": (
+            {},
+            predictions("0+98x100") | rejected,
+            "90m",
+            {**MODEL, "ml_reject_reason": "invalid_score"},
+            "2% of the rows of model 1 are rejected: invalid_score",
+            "In the last hour 120 rows of model 1 could not be used (invalid_score); no metric counts them. The log of "
+            "the service says what came and what was expected.",
+        ),
+        "ModelSegmentsOverflow": (
+            {},
+            predictions("0+100x100") | overflowed,
+            "90m",
+            {**MODEL, "ml_segment_name": "user"},
+            "10% of the rows of model 1 have a user that is not told apart",
+            "In the last hour 600 rows of model 1 had a user beyond the first max_segment_values ones, which are one "
+            "segment, __other__.",
+        ),
+        "ModelWritersShareIdentity": (
+            {},
+            predictions(" ".join(f"{1000 + step} {10 + step}" for step in range(30))),
+            "40m",
+            MODEL,
+            "Several processes of model 1 report as one",
+            "Within 15m a counter of model 1 fell 7 times: several processes write the same series (one "
+            "service.instance.id, or one scraped port, for several workers), or one restarts all the time. Its totals "
+            "are wrong until that ends.",
+        ),
+    }
+
+
+@pytest.mark.parametrize("kind", said())
+def test_a_message_says_what_is_wrong_in_numbers(tmp_path, kind):
+    """
+    Model, version, value, objective, rows; and where to read what to do.
+    """
+    chosen, data, at, labels, summary, description = said()[kind]
+    name = kind.split()[0]
+    (rule,) = rules_of(name, **chosen)
+    runbook = f"https://example.org/otel-model-metrics/runbooks.md#{name.lower()}"
+    annotations = {"summary": summary, "description": description, "runbook_url": runbook}
+    case = case_of(name, "says", data, at, {**fires(rule, **labels), "exp_annotations": annotations})
+
+    interval = "2m" if rule["labels"].get("window") == "6h" else "1m"
+    assert "" == evaluated(tmp_path, [rule], [case], interval, messages=True)
+
+
+def test_every_alert_has_a_message_above():
+    """
+    So that no template breaks in silence.
+    """
+    assert {rule["alert"] for rule in SHIPPED} == {kind.split()[0] for kind in said()}
 
 
 def test_every_alert_is_tested_both_ways():

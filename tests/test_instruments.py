@@ -343,7 +343,7 @@ def test_a_forked_child_starts_empty_and_the_parent_goes_on():
         import os, threading
         from opentelemetry.sdk.metrics import MeterProvider
         from opentelemetry.sdk.metrics.export import InMemoryMetricReader
-        from otel_model_metrics import BinaryMonitor
+        from otel_model_metrics import BinaryMonitor, monitors
         reader = InMemoryMetricReader()
         monitor = BinaryMonitor("model", meter_provider=MeterProvider([reader]))
         for _ in range(100):
@@ -361,6 +361,7 @@ def test_a_forked_child_starts_empty_and_the_parent_goes_on():
         if pid == 0:
             before = totals()
             monitor.record(True, False)
+            BinaryMonitor("made by the child")
             print("child", before, totals(), totals(), monitor.snapshot().rows, flush=True)
             os._exit(0)
         os.waitpid(pid, 0)

@@ -169,7 +169,7 @@ def objective_missed_everywhere(settings: Settings) -> Iterator[Alert]:
         shown_rows = messages.looked_up(
             f"sum({settings.gauge('window.rows', '{row}')}{messages.same(settings.version, **{SEGMENT[0]: ''})})",
             settings.version,
-            "value | humanize",
+            messages.COUNT,
         )
         yield Alert(
             "ModelObjectiveMissedEverywhere",
@@ -351,8 +351,8 @@ def predictions_stopped(settings: Settings) -> Iterator[Alert]:
         "5m",
         "critical",
         f"{model} makes no predictions any more",
-        f"No process of {model} reports predictions, though at this time there usually are {{{{ $value | humanize }}}} "
-        f"within {' or '.join(PREDICTION_WINDOWS)}.",
+        f"No process of {model} reports predictions, though at this time there usually are "
+        f"{messages.VALUE_AS_COUNT} within {' or '.join(PREDICTION_WINDOWS)}.",
     )
 
 
@@ -368,7 +368,7 @@ def labels_stopped(settings: Settings) -> Iterator[Alert]:
         "warning",
         f"{model} gets no labels any more",
         f"In the last hour {model} made {made} predictions and got no label, though at this time there usually are "
-        "{{ $value | humanize }} an hour. Its quality is not known.",
+        f"{messages.VALUE_AS_COUNT} an hour. Its quality is not known.",
     )
 
 
@@ -400,14 +400,14 @@ def rows_rejected(settings: Settings) -> Iterator[Alert]:
     share = rejected / (_per_version("predictions", "1h", settings) + all_rejected)
     model = messages.model(settings)
     count = messages.looked_up(
-        recorded_name("rejected", "1h") + messages.same(rejected.labels), rejected.labels, "value | humanize"
+        recorded_name("rejected", "1h") + messages.same(rejected.labels), rejected.labels, messages.COUNT
     )
     yield Alert(
         "ModelRowsRejected",
         compare(share, ">", REJECTED_SHARE).where(compare(rejected, ">=", REJECTED_ROWS)),
         "10m",
         "warning",
-        f"{{{{ $value | humanizePercentage }}}} of the rows of {model} are rejected: {messages.label(reason)}",
+        f"{messages.VALUE_AS_SHARE} of the rows of {model} are rejected: {messages.label(reason)}",
         f"In the last hour {count} rows of {model} could not be used ({messages.label(reason)}); no metric counts "
         "them. The log of the service says what came and what was expected.",
     )
@@ -421,14 +421,14 @@ def segments_overflow(settings: Settings) -> Iterator[Alert]:
     count = messages.looked_up(
         recorded_name("segments.overflowed", "1h") + messages.same(overflowed.labels),
         overflowed.labels,
-        "value | humanize",
+        messages.COUNT,
     )
     yield Alert(
         "ModelSegmentsOverflow",
         compare(share, ">", OVERFLOW_SHARE).where(compare(overflowed, ">=", settings.min_rows)),
         "15m",
         "warning",
-        f"{{{{ $value | humanizePercentage }}}} of the rows of {model} have a {segment} that is not told apart",
+        f"{messages.VALUE_AS_SHARE} of the rows of {model} have a {segment} that is not told apart",
         f"In the last hour {count} rows of {model} had a {segment} beyond the first max_segment_values ones, which "
         "are one segment, __other__.",
     )
@@ -447,7 +447,7 @@ def writers_share_identity(settings: Settings) -> Iterator[Alert]:
         "5m",
         "warning",
         f"Several processes of {model} report as one",
-        f"Within {RESET_WINDOW} a counter of {model} fell {{{{ $value | humanize }}}} times: several processes write "
+        f"Within {RESET_WINDOW} a counter of {model} fell {messages.VALUE_AS_COUNT} times: several processes write "
         "the same series (one service.instance.id, or one scraped port, for several workers), or one restarts all the "
         "time. Its totals are wrong until that ends.",
     )

@@ -11,10 +11,16 @@ from otel_model_metrics.catalog import MetricDefinition
 from otel_model_metrics.provisioning.promql import METRIC, MODEL, SEGMENT, VERSION, recorded_name
 from otel_model_metrics.provisioning.rules import NOT_A_PART, Settings, variant_labels
 
+# How a looked-up count is written, and the value of an alert's expression that is a count or a share.
+COUNT = 'value | printf "%.0f"'
+VALUE_AS_COUNT = '{{ $value | printf "%.0f" }}'
+VALUE_AS_SHARE = "{{ $value | humanizePercentage }}"
+
 
 def shown_as(metric: MetricDefinition) -> str:
     """The template function that writes a value of this metric."""
-    return "humanizePercentage" if metric.unit == "{ratio}" else "humanize"
+    # not humanize, which makes 610m of 0.61
+    return "humanizePercentage" if metric.unit == "{ratio}" else 'printf "%.4g"'
 
 
 def value(metric: MetricDefinition) -> str:
@@ -46,7 +52,7 @@ def metric_name(metric: MetricDefinition) -> str:
     return "".join([metric.name, *variants])
 
 
-def looked_up(query: str, labels: Iterable[str], then: str) -> str:
+def looked_up(query: str, labels: Iterable[str], then: str, otherwise: str = "?") -> str:
     """
     What a query answers.
 
@@ -54,12 +60,14 @@ def looked_up(query: str, labels: Iterable[str], then: str) -> str:
         query: PromQL with ``%q`` for the value of each of the labels.
         labels: Labels of the alert.
         then: What to do with the first series of the answer.
+        otherwise: What to say if there is none.
 
     >>> looked_up("up{job=%q}", ["job"], "value | humanize")
     '{{ with printf `up{job=%q}` $labels.job | query }}{{ . | first | value | humanize }}{{ else }}?{{ end }}'
     """
     values = "".join(f" $labels.{name}" for name in labels)
-    return f"{{{{ with printf `{query}`{values} | query }}}}{{{{ . | first | {then} }}}}{{{{ else }}}}?{{{{ end }}}}"
+    found = f"{{{{ . | first | {then} }}}}"
+    return f"{{{{ with printf `{query}`{values} | query }}}}{found}{{{{ else }}}}{otherwise}{{{{ end }}}}"
 
 
 def same(labels: Iterable[str], **fixed: str) -> str:
@@ -88,16 +96,16 @@ def objective(metric: MetricDefinition, settings: Settings) -> str:
     """The objective of a metric."""
     labels = (*settings.version, *variant_labels(metric))
     query = settings.gauge(catalog.OBJECTIVE, catalog.OBJECTIVE_UNIT) + same(labels, **{METRIC: metric.name})
-    return looked_up(query, labels, f"value | {shown_as(metric)}")
+    return looked_up(query, labels, f"value | {shown_as(metric)}", "not set")
 
 
 def rows(window: str, settings: Settings, *, of_segment: bool = False) -> str:
     """Labelled rows of the version, or of the alert's segment."""
     labels = (*settings.version, *(SEGMENT if of_segment else ()))
     query = recorded_name("window.rows", window) + same(labels, **({} if of_segment else {SEGMENT[0]: ""}))
-    return looked_up(query, labels, "value | humanize") + " labelled rows"
+    return looked_up(query, labels, COUNT) + " labelled rows"
 
 
 def total(name: str, window: str, labels: tuple[str, ...], **fixed: str) -> str:
     """A recorded total with the labels of the alert, summed."""
-    return looked_up(f"sum({recorded_name(name, window)}{same(labels, **fixed)})", labels, "value | humanize")
+    return looked_up(f"sum({recorded_name(name, window)}{same(labels, **fixed)})", labels, COUNT)
