@@ -86,7 +86,7 @@ def run(folder: Path, cases: Iterable[Case], rules: Iterable[Path] = (RULES, ALE
     rules = list(rules)
     content = {
         "rule_files": [str(path) for path in rules],
-        # Otherwise promtool takes the groups of one moment in any order: an alert sees the sums of the last one, or not.
+        # Otherwise promtool takes the groups of one moment in any order: alerts see the sums of the last one, or not.
         "group_eval_order": [group["name"] for path in rules for group in shipped_groups(path)],
         "evaluation_interval": interval,
         "fuzzy_compare": True,
