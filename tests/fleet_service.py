@@ -27,7 +27,7 @@ from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
 from prometheus_client import start_http_server
 
-from otel_model_metrics import BinaryMonitor, RankingMonitor, RegressionMonitor
+from otel_model_metrics import BinaryMonitor, RankingMonitor, RegressionMonitor, Window
 
 ITEMS = ["a", "b", "c", "d", "e"]
 
@@ -52,11 +52,11 @@ class Share:
     german: float
 
 
-# Those that see little do badly, so that a mean over processes comes out far too low. The third worker replaces one.
+# Those that see little do badly, so that a mean over processes is far from the whole. The third worker replaces one.
 SHARES = {
     "batch": Share(rate=400, wrong=0.05, noise=0.8, first=0.8, german=0.3),
     "canary": Share(rate=40, wrong=0.35, noise=2.0, first=0.2, german=0.9),
-    "worker 1": Share(rate=100, wrong=0.15, noise=1.2, first=0.6, german=0.5),
+    "worker 1": Share(rate=100, wrong=0.15, noise=1.1, first=0.6, german=0.5),
     "worker 2": Share(rate=60, wrong=0.25, noise=1.5, first=0.4, german=0.7),
     "worker 3": Share(rate=100, wrong=0.20, noise=1.3, first=0.5, german=0.5),
 }
@@ -88,16 +88,28 @@ def rows_of(share: Share, seed: int) -> Any:
         )
 
 
+class Models:
+    """The monitors of three models."""
+
+    def __init__(self, window: Window | None = None) -> None:
+        self.fraud = BinaryMonitor("fraud", version="7", window=window)
+        self.price = RegressionMonitor("price", version="7", window=window)
+        self.search = RankingMonitor("search", version="7", window=window)
+
+    def record(self, row: Row) -> None:
+        self.fraud.record(row.predicted, row.label, segments={"country": row.country})
+        self.price.record(row.estimate, row.price)
+        self.search.record(ITEMS, ITEMS[row.place])
+
+
 class Service:
-    """Three models that report over OTLP and can be scraped; as a WSGI application it says who it is."""
+    """The models, reporting over OTLP and to be scraped; as a WSGI application it says who it is."""
 
     def __init__(self) -> None:
         pushing = PeriodicExportingMetricReader(OTLPMetricExporter())
         metrics.set_meter_provider(MeterProvider([PrometheusMetricReader(), pushing]))
         self.folder = Path(os.environ["FLEET"])
-        self.fraud = BinaryMonitor("fraud", version="7")
-        self.price = RegressionMonitor("price", version="7")
-        self.search = RankingMonitor("search", version="7")
+        self.models = Models()
 
     def __call__(self, environ: Any, start_response: Any) -> list[bytes]:
         start_response("200 OK", [])
@@ -118,14 +130,9 @@ class Service:
                 for _ in range(done, due):
                     row = next(rows)
                     written.write(json.dumps(row) + "\n")
-                    self.record(row)
+                    self.models.record(row)
                 done = due
                 time.sleep(0.02)
-
-    def record(self, row: Row) -> None:
-        self.fraud.record(row.predicted, row.label, segments={"country": row.country})
-        self.price.record(row.estimate, row.price)
-        self.search.record(ITEMS, ITEMS[row.place])
 
 
 if __name__ == "__main__":
