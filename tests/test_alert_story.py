@@ -141,11 +141,13 @@ class Webhook:
         self.received: list[Notice] = []
 
     def latest(self, status: str) -> dict[tuple[str, str], Notice]:
-        """By name and window, the alerts of which the newest notice has this status."""
-        newest = {
-            (notice["labels"]["alertname"], notice["labels"].get("window", "")): notice for notice in [*self.received]
-        }
+        """The alerts of which the newest notice has this status."""
+        newest = {name_and_window(notice): notice for notice in [*self.received]}
         return {key: notice for key, notice in newest.items() if notice["status"] == status}
+
+
+def name_and_window(notice: Notice) -> tuple[str, str]:
+    return notice["labels"]["alertname"], notice["labels"].get("window", "")
 
 
 @contextlib.contextmanager
@@ -252,7 +254,7 @@ def assert_readable(notice: Notice) -> None:
         assert "accuracy of fraud 2026.11" in text
         assert "90%" in text  # its objective
     assert f"the last {labels['window']} " in said["description"]
-    assert re.search(r" in [\d.]+[kM]? labelled rows", said["description"]), said["description"]
+    assert re.search(r"\d labelled rows", said["description"]), said["description"]
     assert said["runbook_url"] == f"{Settings().runbooks}#{labels['alertname'].lower()}"
 
 
@@ -291,11 +293,12 @@ def test_an_alert_arrives_when_quality_drops_and_is_resolved_when_it_recovers(ki
         value, objective = percentages(missed["annotations"]["summary"])
         assert value < objective == 90
         value, lower, upper, objective = percentages(missed["annotations"]["description"])
-        assert lower < value < upper < objective == 90
+        # Not lower < value < upper: what falls this fast is caught between two evaluations, and bounds then trail it.
+        assert max(lower, value, upper) < objective == 90
 
         fraud.until(
             lambda: EXPECTED.keys() <= webhook.latest("resolved").keys(), "all are over", rows=20_000, accuracy=0.97
         )
         for notice in webhook.received:
             assert_readable(notice)
-        assert EXPECTED.keys() == webhook.latest("resolved").keys()
+        assert EXPECTED.keys() == {name_and_window(notice) for notice in webhook.received}
