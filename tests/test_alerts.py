@@ -203,6 +203,23 @@ def test_quality_that_may_be_chance_is_no_alert(tmp_path):
     assert "" == evaluated(tmp_path, [rule], [possible, not_possible])
 
 
+def test_a_failed_scrape_does_not_end_an_alert(tmp_path):
+    """
+    Nor does the restart of the only process: its objective is gone for a moment, and so is its last counter.
+    """
+    (rule,) = rules_of("ModelQualityBelowObjective", ml_metric="accuracy", window="1h")
+    data = stored(totals("binary", confusion(0.5, 100)), 120)
+    set_in_code = objective(catalog.BY_NAME["accuracy"], "binary", 0.9, 120)
+    with_gap = {name: "0.9x59 stale _x4 0.9x60" for name in set_in_code}
+    case = Case("a gap of five minutes", {**data, **with_gap})
+    for minute in (50, 60, 62, 65, 70, 90):
+        case.expect_alert(rule["alert"], f"{minute}m", fires(rule, **MODEL, ml_model_task="binary"))
+    gone = Case("gone for good", {**data, **{name: "0.9x59 stale" for name in set_in_code}})
+    gone.expect_alert(rule["alert"], "90m")
+
+    assert "" == evaluated(tmp_path, [rule], [case, gone])
+
+
 def test_every_metric_can_miss_its_objective(tmp_path):
     """
     A metric has an alert that knows its bounds over the fleet, or one that looks at every process.
@@ -487,7 +504,7 @@ def test_a_version_stays_unaccused_without_reason(tmp_path):
     assert "" == evaluated(tmp_path, [rule], cases, "4m")
 
 
-@pytest.mark.parametrize("n", [120, 200, 500, 2000])
+@pytest.mark.parametrize("n", [120, 800, 2000])
 @pytest.mark.parametrize("drop", [0.02, 0.05, 0.08, 0.12, 0.2])
 def test_versions_are_told_apart_when_the_test_of_two_proportions_says_so(tmp_path, n, drop):
     """
@@ -496,7 +513,7 @@ def test_versions_are_told_apart_when_the_test_of_two_proportions_says_so(tmp_pa
     (rule,) = rules_of("ModelVersionWorse", ml_metric="accuracy")
     before, after = 0.9, 0.9 - drop
     statistic, p = proportions_ztest([before * 12_000, after * n], [12_000, n])
-    assert not 1 / 3 < p / 0.001 < 3
+    assert not 1 / 10 < p / 0.001 < 3  # Newcombe's intervals are a little wider
     new = {"ml_model_version": "2"}
     data = versions("binary", confusion(before, 100), confusion(after, n / 60), since=120, until=180)
     case = Case(f"{n} rows, {drop} worse", data)
@@ -702,8 +719,8 @@ def said() -> dict[str, tuple[dict[str, str], dict[str, str], str, dict[str, str
             {**stored(totals("binary", confusion(0.8, 12.3)), 420), **of_accuracy},
             "100m",
             {**MODEL, **binary},
-            "accuracy of model 1 is 80%, its objective is 85%",
-            "Over the last 1h accuracy of model 1 was 80% (95 % bounds 76.96% to 82.73%) in 738 labelled rows of all "
+            "accuracy of model 1 is 80% over 1h, its objective is 85%",
+            "Over the last hour accuracy of model 1 was 80% (95 % bounds 76.96% to 82.73%) in 738 labelled rows of all "
             "its processes. Its objective is 85%.",
         ),
         "ModelQualityBelowObjective of a ranking": (
@@ -711,18 +728,18 @@ def said() -> dict[str, tuple[dict[str, str], dict[str, str], str, dict[str, str
             {**stored(totals("ranking", BAD["ranking"]), 100), **objective(ndcg, "ranking", 0.5, 100)},
             "90m",
             {**MODEL, "ml_model_task": "ranking", "ml_k": "10"},
-            "ndcg_at_k (k 10) of model 1 is 0.3, its objective is 0.5",
-            "Over the last 1h ndcg_at_k (k 10) of model 1 was 0.3 (95 % bounds 0.2885 to 0.3117) in 6000 labelled rows "
-            "of all its processes. Its objective is 0.5.",
+            "ndcg_at_k (k 10) of model 1 is 0.3 over 1h, its objective is 0.5",
+            "Over the last hour ndcg_at_k (k 10) of model 1 was 0.3 (95 % bounds 0.2885 to 0.3117) in 6000 labelled "
+            "rows of all its processes. Its objective is 0.5.",
         ),
         "ModelQualityBelowObjective of a regression": (
             {"ml_metric": "rmse", "window": "6h"},
             {**stored(totals("regression", BAD["regression"]), 420), **objective(rmse, "regression", 2, 420)},
             "400m",
             {**MODEL, "ml_model_task": "regression"},
-            "rmse of model 1 is 3.873, its objective is 2",
-            "Over the last 6h rmse of model 1 was 3.873 (95 % bounds 3.851 to 3.895) in 36000 labelled rows of all its "
-            "processes. Its objective is 2.",
+            "rmse of model 1 is 3.873 over 6h, its objective is 2",
+            "Over the last 6 hours rmse of model 1 was 3.873 (95 % bounds 3.851 to 3.895) in 36000 labelled rows of "
+            "all its processes. Its objective is 2.",
         ),
         "ModelObjectiveMissedEverywhere": (
             {"ml_metric": "roc_auc"},
@@ -738,18 +755,20 @@ def said() -> dict[str, tuple[dict[str, str], dict[str, str], str, dict[str, str
             {**stored(totals("binary", confusion(0.2, 100)), 420), **of_accuracy},
             "100m",
             {**MODEL, **binary},
-            "accuracy of model 1 is 20%, its error budget for 85% is being used up",
-            "Over the last 1h accuracy of model 1 was 20% in 6000 labelled rows; its objective is 85%. These are 14.4 "
-            "times the errors which that allows, or it is below 50% of the objective.",
+            "accuracy of model 1 is 20% over 1h: errors come 5.3 times as fast as its objective of 85% allows",
+            "Over the last hour accuracy of model 1 was 20% (95 % bounds 19.01% to 21.03%) in 6000 labelled rows of "
+            "all its processes, and 20% over the last 5 minutes. Its objective is 85%: errors come 5.3 times as fast "
+            "as that allows. Of the error budget of 30 days -433.3% is left.",
         ),
         "ModelErrorBudgetSlowBurn": (
             {"ml_metric": "accuracy"},
             {**stored(totals("binary", confusion(0.2, 100)), 420), **of_accuracy},
             "400m",
             {**MODEL, **binary},
-            "accuracy of model 1 is 20%, its error budget for 85% is being used up",
-            "Over the last 6h accuracy of model 1 was 20% in 36000 labelled rows; its objective is 85%. These are 6 "
-            "times the errors which that allows, or it is below 75% of the objective.",
+            "accuracy of model 1 is 20% over 6h: errors come 5.3 times as fast as its objective of 85% allows",
+            "Over the last 6 hours accuracy of model 1 was 20% (95 % bounds 19.59% to 20.42%) in 36000 labelled rows "
+            "of all its processes, and 20% over the last hour. Its objective is 85%: errors come 5.3 times as fast as "
+            "that allows. Of the error budget of 30 days -433.3% is left.",
         ),
         "ModelSegmentWorse": (
             {"ml_metric": "accuracy"},
@@ -757,8 +776,8 @@ def said() -> dict[str, tuple[dict[str, str], dict[str, str], str, dict[str, str
             "400m",
             {**MODEL, **binary, **segment},
             "accuracy of model 1 is 60% for country DE, 90% over all",
-            "Over the last 6h accuracy of model 1 was 60% for the segment country DE (3600 labelled rows) and 90% over "
-            "all (36000 labelled rows). Chance does not explain it (99.9 %). The objective is not set.",
+            "Over the last 6 hours accuracy of model 1 was 60% for the segment country DE (3600 labelled rows) and 90% "
+            "over all (36000 labelled rows). Chance does not explain it (99.9 %). The objective is not set.",
         ),
         "ModelVersionWorse": (
             {"ml_metric": "accuracy"},

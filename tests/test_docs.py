@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from backends import binary
 
 from otel_model_metrics import reference
 
@@ -28,6 +29,19 @@ def test_every_python_block_of_the_readme_runs_and_prints_what_it_says(tmp_path)
 
     assert len(blocks) >= 5
     assert (0, expected) == (done.returncode, done.stdout), done.stderr
+
+
+def test_alertmanager_takes_the_configuration_of_the_readme(tmp_path):
+    """
+    Alerts of one model are one message.
+    """
+    (block,) = [one for one in re.findall(r"```yaml\n(.*?)```", README.read_text(), re.DOTALL) if "receivers" in one]
+    path = tmp_path / "alertmanager.yaml"
+    path.write_text(block)
+
+    done = subprocess.run([binary("amtool"), "check-config", str(path)], capture_output=True, text=True, timeout=60)
+
+    assert 0 == done.returncode, done.stderr
 
 
 def test_the_generated_tables_are_those_of_a_fresh_run():

@@ -29,6 +29,7 @@ from otel_model_metrics.provisioning.promql import (
     selector,
 )
 from otel_model_metrics.provisioning.rules import (
+    BUDGET_WINDOW,
     JUDGED,
     NEWEST,
     NOT_A_PART,
@@ -130,8 +131,8 @@ def quality_below_objective(settings: Settings) -> Iterator[Alert]:
                 _all(value, missed, _enough_rows(window, settings)),
                 "15m" if place else "5m",
                 "warning" if place else "critical",
-                f"{name} of {model} is {messages.value(metric)}, its objective is {objective}",
-                f"Over the last {window} {name} of {model} was {messages.value(metric)} (95 % bounds "
+                f"{name} of {model} is {messages.value(metric)} over {window}, its objective is {objective}",
+                f"Over the last {messages.spoken(window)} {name} of {model} was {messages.value(metric)} (95 % bounds "
                 f"{messages.bounds(metric, window, settings)}) in {messages.rows(window, settings)} of all its "
                 f"processes. Its objective is {objective}.",
                 {METRIC: metric.name, "window": window},
@@ -157,9 +158,9 @@ def objective_missed_everywhere(settings: Settings) -> Iterator[Alert]:
             continue
         objective = settings.objective(metric)
         best, sign = ("max", "<") if metric.better == "higher" else ("min", ">")
-        gauge = selector(settings.gauge(metric.name, metric.unit), NOT_A_PART)
+        gauge = settings.lately(selector(settings.gauge(metric.name, metric.unit), NOT_A_PART))
         value = Expression(f"{best} by ({', '.join(objective.labels)}) ({gauge})", objective.labels)
-        gauge = selector(settings.gauge("window.rows", "{row}"), {SEGMENT[0]: ""})
+        gauge = settings.lately(selector(settings.gauge("window.rows", "{row}"), {SEGMENT[0]: ""}))
         rows = Expression(f"sum by ({', '.join(settings.version)}) ({gauge})", settings.version)
         name, model, level = (
             messages.metric_name(metric),
@@ -211,7 +212,7 @@ def error_budget_burns(settings: Settings) -> Iterator[Alert]:
             objective = settings.objective(metric)
             level = burn_level(objective, burn.factor, burn.share)
             name, model = messages.metric_name(metric), messages.model(settings)
-            allowed = messages.objective(metric, settings)
+            allowed, speed = messages.objective(metric, settings), messages.burn(metric, long, settings)
             yield Alert(
                 burn.name,
                 _all(
@@ -222,10 +223,13 @@ def error_budget_burns(settings: Settings) -> Iterator[Alert]:
                 ),
                 burn.lasting,
                 burn.severity,
-                f"{name} of {model} is {messages.value(metric)}, its error budget for {allowed} is being used up",
-                f"Over the last {long} {name} of {model} was {messages.value(metric)} in "
-                f"{messages.rows(long, settings)}; its objective is {allowed}. These are {burn.factor:g} times the "
-                f"errors which that allows, or it is below {burn.share:.0%} of the objective.",
+                f"{name} of {model} is {messages.value(metric)} over {long}: errors come {speed} times as fast as its "
+                f"objective of {allowed} allows",
+                f"Over the last {messages.spoken(long)} {name} of {model} was {messages.value(metric)} (95 % bounds "
+                f"{messages.bounds(metric, long, settings)}) in {messages.rows(long, settings)} of all its processes, "
+                f"and {messages.recorded(metric, '', short, settings)} over the last {messages.spoken(short)}. Its "
+                f"objective is {allowed}: errors come {speed} times as fast as that allows. Of the error budget of "
+                f"{messages.spoken(BUDGET_WINDOW)} {messages.budget_left(metric, settings)} is left.",
                 {METRIC: metric.name, "window": long},
             )
 
@@ -261,8 +265,8 @@ def segment_worse(settings: Settings) -> Iterator[Alert]:
             "15m",
             "warning",
             f"{name} of {model} is {messages.value(metric)} for {segment}, {overall} over all",
-            f"Over the last {window} {name} of {model} was {messages.value(metric)} for the segment {segment} "
-            f"({messages.rows(window, settings, of_segment=True)}) and {overall} over all "
+            f"Over the last {messages.spoken(window)} {name} of {model} was {messages.value(metric)} for the segment "
+            f"{segment} ({messages.rows(window, settings, of_segment=True)}) and {overall} over all "
             f"({messages.rows(window, settings)}). Chance does not explain it (99.9 %). The objective is "
             f"{messages.objective(metric, settings)}.",
             {METRIC: metric.name, "window": window},

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from otel_model_metrics import catalog
 from otel_model_metrics.catalog import MetricDefinition
 from otel_model_metrics.provisioning.promql import METRIC, MODEL, SEGMENT, VERSION, recorded_name
-from otel_model_metrics.provisioning.rules import NOT_A_PART, Settings, variant_labels
+from otel_model_metrics.provisioning.rules import BUDGET_WINDOW, NOT_A_PART, Settings, variant_labels
 
 # How a looked-up count is written, and the value of an alert's expression that is a count or a share.
 COUNT = 'value | printf "%.0f"'
@@ -95,8 +95,40 @@ def bounds(metric: MetricDefinition, window: str, settings: Settings) -> str:
 def objective(metric: MetricDefinition, settings: Settings) -> str:
     """The objective of a metric."""
     labels = (*settings.version, *variant_labels(metric))
-    query = settings.gauge(catalog.OBJECTIVE, catalog.OBJECTIVE_UNIT) + same(labels, **{METRIC: metric.name})
-    return looked_up(query, labels, f"value | {shown_as(metric)}", "not set")
+    return looked_up(_objective(metric, labels, settings), labels, f"value | {shown_as(metric)}", "not set")
+
+
+def _objective(metric: MetricDefinition, labels: tuple[str, ...], settings: Settings) -> str:
+    gauge = settings.gauge(catalog.OBJECTIVE, catalog.OBJECTIVE_UNIT)
+    return settings.lately(gauge + same(labels, **{METRIC: metric.name}))
+
+
+def burn(metric: MetricDefinition, window: str, settings: Settings) -> str:
+    """How many times as fast as the objective allows errors come."""
+    labels = (*settings.version, *variant_labels(metric))
+    value = recorded_name(metric.name, window) + same(labels, **NOT_A_PART)
+    query = f"(1 - max({value})) / (1 - min({_objective(metric, labels, settings)}))"
+    return looked_up(query, (*labels, *labels), 'value | printf "%.1f"')
+
+
+def budget_left(metric: MetricDefinition, settings: Settings) -> str:
+    """The share of a month's error budget that is left."""
+    labels = (*settings.version, *variant_labels(metric))
+    query = recorded_name("error_budget_left", BUDGET_WINDOW) + same(labels, **{METRIC: metric.name})
+    return looked_up(query, labels, "value | humanizePercentage")
+
+
+def spoken(window: str) -> str:
+    """
+    A window in words.
+
+    >>> spoken("1h"), spoken("30m"), spoken("1h30m")
+    ('hour', '30 minutes', '1h30m')
+    """
+    count, unit = window[:-1], {"s": "second", "m": "minute", "h": "hour", "d": "day", "w": "week"}[window[-1]]
+    if not count.isdigit():
+        return window
+    return unit if count == "1" else f"{count} {unit}s"
 
 
 def rows(window: str, settings: Settings, *, of_segment: bool = False) -> str:

@@ -43,6 +43,9 @@ Group = dict[str, Any]
 # What alerts need, whatever windows the user judges quality over.
 WINDOWS = ("5m", "1h", "6h", "1d")
 
+# For so long a gauge of a process is believed.
+LATELY = "10m"
+
 # In less there are not two samples of every process.
 _SHORTEST = "1m"
 
@@ -132,8 +135,17 @@ class Settings:
         """
         labels = (*self.version, *variant_labels(metric))
         aggregation = "min" if metric.better == "higher" else "max"
-        series = selector(self.gauge(catalog.OBJECTIVE, catalog.OBJECTIVE_UNIT), {METRIC: metric.name})
-        return Expression(f"{aggregation} by ({', '.join(labels)}) ({series})", labels)
+        return Expression(f"{aggregation} by ({', '.join(labels)}) ({self.objectives(metric.name)})", labels)
+
+    def objectives(self, metric: str | None = None) -> str:
+        """The objectives that any process had lately, of one metric or of all."""
+        matchers = {METRIC: metric} if metric else {}
+        return self.lately(selector(self.gauge(catalog.OBJECTIVE, catalog.OBJECTIVE_UNIT), matchers))
+
+    @staticmethod
+    def lately(series: str) -> str:
+        """Gauges that outlive a scrape that failed or a restart, so that an alert does not end and begin anew."""
+        return f"last_over_time({series}[{LATELY}])"
 
 
 def variant_labels(metric: MetricDefinition) -> tuple[str, ...]:
@@ -246,13 +258,12 @@ def _version_rules(settings: Settings) -> Iterator[Rule]:
     yield _rule(
         REPLACED, f"topk by ({model}) (1, {FIRST_SEEN} < on ({model}) group_left () max by ({model}) ({FIRST_SEEN}))"
     )
-    objective = settings.gauge(catalog.OBJECTIVE, catalog.OBJECTIVE_UNIT)
     for metric in distinct(fleet_metrics()):
         if metric.always:
             continue
         labels = ", ".join((*settings.version, *variant_labels(metric)))
-        judged = f"group by ({labels}) ({selector(objective, {METRIC: metric.name})})"
+        judged = f"group by ({labels}) ({settings.objectives(metric.name)})"
         if metric.headline:
             value = selector(recorded_name(metric.name, "1d"), NOT_A_PART)
-            judged += f" or (group by ({labels}) ({value}) unless on ({version}) {objective})"
+            judged += f" or (group by ({labels}) ({value}) unless on ({version}) {settings.objectives()})"
         yield _rule(JUDGED, judged, **{METRIC: metric.name})
