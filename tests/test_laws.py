@@ -414,7 +414,7 @@ RUNNING = {
     *("monitors", "window", "vocabulary", "statistics", "catalog", "ground_truth", "instruments", "otlp", "batch"),
     *("recorder", "segments", "encoding", "columns", "totals", "snapshot", "version"),
 }
-APPLICATIONS = {"cli", "__main__", "demo"}
+APPLICATIONS = {"cli", "commands", "__main__", "demo"}
 API = {"instruments", "monitors", "otlp", "batch"}
 SDK = {"otlp", "batch"}
 # Which rooms a room may import, where the design says so: only rooms below it.
