@@ -404,9 +404,9 @@ def test_a_child_without_rows_ends_at_once_and_one_with_rows_soon():
     """
     script = """
     import time
-    from otel_model_metrics import otlp
+    from otel_model_metrics import pipeline
 
-    otlp._LAST_MILLIS_OF_CHILD = 200
+    pipeline.LAST_MILLIS_OF_CHILD = 200
     configure("service", endpoint="http://127.0.0.1:9")
     monitor = BinaryMonitor("model")
 
@@ -604,9 +604,9 @@ def test_a_child_forked_in_the_middle_of_an_export_exports():
     """
     script = """
         import os, sys, threading
-        from otel_model_metrics import BinaryMonitor, configure, otlp
+        from otel_model_metrics import BinaryMonitor, configure, pipeline
         inside, leave, parent = threading.Event(), threading.Event(), os.getpid()
-        export = otlp._Exporter.export
+        export = pipeline.Exporter.export
 
         def slow(*arguments, **others):
             if os.getpid() == parent:
@@ -614,7 +614,7 @@ def test_a_child_forked_in_the_middle_of_an_export_exports():
                 leave.wait()
             return export(*arguments, **others)
 
-        otlp._Exporter.export = slow
+        pipeline.Exporter.export = slow
         provider = configure("service", {endpoint!r}, interval=0.05)
         monitor = BinaryMonitor("model")
         monitor.record(True, True)
