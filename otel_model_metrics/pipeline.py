@@ -64,6 +64,7 @@ class Exporter:
         return self._exporter
 
     def export(self, metrics_data: Any, timeout_millis: float = 10_000, **kwargs: Any) -> Any:
+        """Send, unless it was shut down."""
         from opentelemetry.sdk.metrics.export import MetricExportResult
 
         self.succeeded = False
@@ -74,9 +75,11 @@ class Exporter:
         return result
 
     def force_flush(self, timeout_millis: float = 10_000) -> bool:
+        """Send what is under way."""
         return bool(self._of_this_process().force_flush(timeout_millis))
 
     def shutdown(self, timeout_millis: float = 30_000, **kwargs: Any) -> None:
+        """End; a child leaves the connections of its parent alone."""
         self._ended = True
         if self._made_in == os.getpid():
             self._exporter.shutdown(timeout_millis)
