@@ -92,7 +92,8 @@ class MetricDefinition:
         by: For a task whose function gives several values: what tells them apart.
         in_segments: Whether segments export it by default.
         always: Exported whatever `metrics=` says.
-        headline: Whether it stands for its task where there is room for one metric only.
+        headline: Whether it stands for its task where there is room for one metric only, and segments and versions are
+            compared by it whatever objectives there are.
         events: Whether it is a share of rows that went well, so that the others use up an error budget.
     """
 

@@ -116,6 +116,8 @@ class Snapshot:
         if series is None:
             if any(name == metric for name, _ in self._index):
                 return None  # a class not seen yet
+            if metric != definition.name and self.task not in definition.intervals:
+                raise KeyError(f"{definition.name!r} has no bounds.")
             raise KeyError(f"The monitor of {self.model!r} does not compute {metric!r}: it is not in its metrics=.")
         return _value_at(series, self._group(segment))
 
@@ -292,6 +294,10 @@ def select(
         _checked([_metric_of_objective(name, ks)[0]], chosen, "objectives")
         if not is_number(level) or not math.isfinite(level):
             raise TypeError(f"objectives[{name!r}] must be a finite number, got {level!r} ({type(level).__name__}).")
+        definition = known[_metric_of_objective(name, ks)[0]]
+        if (definition.unit == "{ratio}" and not 0 <= level <= 1) or (definition.better == "zero" and level < 0):
+            expected = "a share in [0, 1]" if definition.better != "zero" else "at least 0, to either side"
+            raise ValueError(f"objectives[{name!r}] must be {expected}, got {level!r}.")
         levels[name] = float(level)
     return Selection(task, definitions, frozenset(in_segments), levels, ks)
 

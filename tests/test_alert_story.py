@@ -29,6 +29,7 @@ from opentelemetry.sdk.resources import Resource
 from promtool import ALERTS, RULES, shipped_groups, written
 
 from otel_model_metrics import BinaryMonitor
+from otel_model_metrics.provisioning.messages import spoken
 from otel_model_metrics.provisioning.rules import Settings
 
 # Time-lapse
@@ -253,7 +254,7 @@ def assert_readable(notice: Notice) -> None:
         assert not re.search(r"\?|\{\{|<|error (?!budget)|NaN|Inf", text), text
         assert "accuracy of fraud 2026.11" in text
         assert "90%" in text  # its objective
-    assert f"the last {labels['window']} " in said["description"]
+    assert f"the last {spoken(labels['window'])} " in said["description"]
     assert re.search(r"\d labelled rows", said["description"]), said["description"]
     assert said["runbook_url"] == f"{Settings().runbooks}#{labels['alertname'].lower()}"
 

@@ -260,7 +260,7 @@ def test_the_error_budget_of_a_month_is_what_its_hours_left(make, tmp_path, task
             variant = {name: labels[name] for name in ("ml_average", "ml_k") if name in labels}
             objective = {**of_model, **variant, "ml_metric": metric.name}
             stored[series("ml_model_objective", objective)] = f"0.9x{31 * 144}"
-            expected["error_budget_left"].append((objective, 1 - (1 - value) / (1 - 0.9)))
+            expected["error_budget_left"].append(({**objective, "ml_model_task": task}, 1 - (1 - value) / (1 - 0.9)))
     case = Case(task, stored, interval="10m")
     for name in {"error_budget_left", *(metric.name for metric, _ in rules.fleet_metrics() if metric.events)}:
         case.expect(recorded_name(name, "30d"), "31d", expected[name], 6)
@@ -298,14 +298,18 @@ def test_the_newest_version_is_told_from_the_one_it_replaced(tmp_path):
 
 
 @for_every_task
-def test_a_model_is_judged_by_what_it_has_objectives_for_or_else_by_its_headline(make, tmp_path, task):
+def test_a_model_is_judged_by_its_headline_and_by_what_it_has_objectives_for(make, tmp_path, task):
     """
-    So segments and versions of a model without any objective are compared too, by one metric.
+    So segments and versions of every model are compared, and no objective switches that off.
     """
     fleet = Fleet(make, task)
     without, having = ({"ml_model_name": "model", "ml_model_version": version} for version in ("1", "2"))
     stored = {name.replace('version="1"', f'version="{v}"'): of for v in "12" for name, of in fleet.growing(40).items()}
-    metric = next(metric for metric, of in rules.fleet_metrics() if of == task and metric.in_segments and metric.better)
+    metric = next(
+        metric
+        for metric, of in rules.fleet_metrics()
+        if of == task and metric.in_segments and metric.better and not metric.headline
+    )
     variant = {"class": {"ml_average": "macro"}, "k": {"ml_k": "10"}}.get(metric.by.get(task, ""), {})
     stored[series("ml_model_objective", {**having, **variant, "ml_metric": metric.name})] = "0.9x40"
     headline = next(metric for metric in catalog.metrics_of(task) if metric.headline)
@@ -313,7 +317,11 @@ def test_a_model_is_judged_by_what_it_has_objectives_for_or_else_by_its_headline
     case.expect(
         rules.JUDGED,
         "25h",
-        [({**without, "ml_metric": headline.name}, 1.0), ({**having, **variant, "ml_metric": metric.name}, 1.0)],
+        [
+            ({**without, "ml_metric": headline.name}, 1.0),
+            ({**having, "ml_metric": headline.name}, 1.0),
+            ({**having, **variant, "ml_metric": metric.name}, 1.0),
+        ],
     )
 
     assert "" == run(tmp_path, [case], [needed(tmp_path, rules.JUDGED)], interval="4m")

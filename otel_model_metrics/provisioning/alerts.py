@@ -20,6 +20,7 @@ from otel_model_metrics.provisioning.expressions import Expression, compare
 from otel_model_metrics.provisioning.promql import (
     METRIC,
     SEGMENT,
+    TASK,
     VERSION,
     counter_name,
     is_function_of_totals,
@@ -29,7 +30,6 @@ from otel_model_metrics.provisioning.promql import (
     selector,
 )
 from otel_model_metrics.provisioning.rules import (
-    BUDGET_WINDOW,
     JUDGED,
     NEWEST,
     NOT_A_PART,
@@ -48,12 +48,16 @@ Severity = Literal["critical", "warning"]
 FAST_BURN, FAST_SHARE = 14.4, 0.5
 SLOW_BURN, SLOW_SHARE = 6.0, 0.75
 
-# Many segments, or two versions every minute, are compared more often than once. So differences must be certain by
-# 99.9 % instead of 95 %: intervals are widened by the ratio of the two quantiles of the normal distribution.
+# Alerts look every minute, and at many segments, so what is certain by 95 % happens by chance every few hours. They ask
+# for 99.9 %: intervals are widened by the ratio of the two quantiles of the normal distribution.
 STRICTNESS = 1.68
-# A difference may be certain and still not matter: it must also be this large, relative to the value compared with.
-SEGMENT_MARGIN, VERSION_MARGIN = 0.05, 0.01
+# A difference may be certain and still not matter, or be that of day and night: there must also be a quarter more
+# errors, for a share of rows, or else a value that is worse by a twentieth.
+MARGIN_OF_ERRORS, MARGIN = 0.25, 0.05
 SEGMENT_WINDOW, VERSION_WINDOW = "6h", "1d"
+
+# Alerts on quality go on for so long, because a value at the edge comes and goes.
+LINGERING = "30m"
 
 # None came within the window, though usually so many do.
 MISSED = 20
@@ -78,6 +82,7 @@ class Alert:
         severity: ``critical`` wakes somebody up, ``warning`` waits for the morning.
         summary, description: What is said, as a template.
         labels: Further labels.
+        lingering: For how long it goes on when that is over, so that a value near the edge is one alert and not many.
     """
 
     name: str
@@ -87,6 +92,7 @@ class Alert:
     summary: str
     description: str
     labels: dict[str, str] = field(default_factory=dict)
+    lingering: str = ""
 
     def rule(self, runbooks: str) -> dict[str, Any]:
         """The rule as Prometheus reads it."""
@@ -94,6 +100,7 @@ class Alert:
             "alert": self.name,
             "expr": str(self.expression),
             "for": self.lasting,
+            **({"keep_firing_for": self.lingering} if self.lingering else {}),
             "labels": {"severity": self.severity, **self.labels},
             "annotations": {
                 "summary": self.summary,
@@ -119,7 +126,7 @@ def alert_groups(settings: Settings) -> list[Group]:
 
 
 def quality_below_objective(settings: Settings) -> Iterator[Alert]:
-    """Both bounds of the 95 % interval are beyond the objective: even with luck it is missed."""
+    """The interval of the value, at 99.9 %, is beyond the objective: chance does not explain it."""
     for place, window in enumerate(settings.windows):
         for metric in bounded_metrics():
             value = _of_version(metric, "", window, settings)
@@ -136,18 +143,18 @@ def quality_below_objective(settings: Settings) -> Iterator[Alert]:
                 f"{messages.bounds(metric, window, settings)}) in {messages.rows(window, settings)} of all its "
                 f"processes. Its objective is {objective}.",
                 {METRIC: metric.name, "window": window},
+                lingering=LINGERING,
             )
 
 
 def _missed(metric: MetricDefinition, window: str, settings: Settings) -> Expression:
     objective = settings.objective(metric)
-    lower, upper = (_of_version(metric, suffix, window, settings) for suffix in catalog.BOUNDS)
-    below, above = ("<", upper), (">", lower)
+    value, lower, upper = (_of_version(metric, suffix, window, settings) for suffix in ("", *catalog.BOUNDS))
+    too_low = compare(value + STRICTNESS * (upper - value), "<", objective)
+    too_high = compare(value - STRICTNESS * (value - lower), ">", objective)
     if metric.better == "zero":  # a bias, to either side
-        too_high = compare(lower, ">", objective, on=objective.labels)
-        return too_high.or_else(compare(upper, "<", objective * -1, on=objective.labels))
-    sign, bound = below if metric.better == "higher" else above
-    return compare(bound, sign, objective, on=objective.labels)
+        return too_high.or_else(compare(value + STRICTNESS * (upper - value), "<", objective * -1))
+    return too_low if metric.better == "higher" else too_high
 
 
 def objective_missed_everywhere(settings: Settings) -> Iterator[Alert]:
@@ -217,8 +224,8 @@ def error_budget_burns(settings: Settings) -> Iterator[Alert]:
                 burn.name,
                 _all(
                     _of_version(metric, "", long, settings),
-                    compare(_of_version(metric, catalog.UPPER, long, settings), "<", level, on=level.labels),
-                    compare(_of_version(metric, "", short, settings), "<", level, on=level.labels),
+                    compare(_of_version(metric, catalog.UPPER, long, settings), "<", level),
+                    compare(_of_version(metric, "", short, settings), "<", level),
                     _enough_rows(long, settings),
                 ),
                 burn.lasting,
@@ -228,9 +235,9 @@ def error_budget_burns(settings: Settings) -> Iterator[Alert]:
                 f"Over the last {messages.spoken(long)} {name} of {model} was {messages.value(metric)} (95 % bounds "
                 f"{messages.bounds(metric, long, settings)}) in {messages.rows(long, settings)} of all its processes, "
                 f"and {messages.recorded(metric, '', short, settings)} over the last {messages.spoken(short)}. Its "
-                f"objective is {allowed}: errors come {speed} times as fast as that allows. Of the error budget of "
-                f"{messages.spoken(BUDGET_WINDOW)} {messages.budget_left(metric, settings)} is left.",
+                f"objective is {allowed}: errors come {speed} times as fast as that allows.",
                 {METRIC: metric.name, "window": long},
+                lingering=LINGERING,
             )
 
 
@@ -253,9 +260,8 @@ def segment_worse(settings: Settings) -> Iterator[Alert]:
             metric,
             _Sides(*(_of_segment(metric, suffix, window, settings) for suffix in ("", *catalog.BOUNDS))),
             _Sides(*(_of_version(metric, suffix, window, settings) for suffix in ("", *catalog.BOUNDS))),
-            SEGMENT_MARGIN,
         )
-        rows = Expression(_segments("window.rows", window), (*settings.version, *SEGMENT))
+        rows = Expression(_segments("window.rows", window), (*settings.version, TASK, *SEGMENT))
         name, model = messages.metric_name(metric), messages.model(settings)
         segment = " ".join(messages.label(label) for label in SEGMENT)
         overall = messages.recorded(metric, "", window, settings)
@@ -270,6 +276,7 @@ def segment_worse(settings: Settings) -> Iterator[Alert]:
             f"({messages.rows(window, settings)}). Chance does not explain it (99.9 %). The objective is "
             f"{messages.objective(metric, settings)}.",
             {METRIC: metric.name, "window": window},
+            lingering=LINGERING,
         )
 
 
@@ -278,17 +285,9 @@ def version_worse(settings: Settings) -> Iterator[Alert]:
     window = VERSION_WINDOW
     for metric in compared_metrics():
         labels = (*settings.model, *variant_labels(metric))
-        replaced = Expression(REPLACED, settings.version)
-
-        def of_replaced(
-            value: Expression, labels: tuple[str, ...] = labels, which: Expression = replaced
-        ) -> Expression:
-            # Without its version, for it is what the other version of the same model is compared with.
-            return Expression(f"sum by ({', '.join(labels)}) ({_all(value, which)})", labels)
-
         values = [_of_version(metric, suffix, window, settings) for suffix in ("", *catalog.BOUNDS)]
-        worse = _worse(metric, _Sides(*values), _Sides(*(of_replaced(value) for value in values)), VERSION_MARGIN)
-        serving = compare(_recorded("window.rows", "1h", settings.version), ">", 0)
+        worse = _worse(metric, _Sides(*values), _Sides(*(_of_replaced(value, settings) for value in values)))
+        serving = compare(_recorded("window.rows", "1h", (*settings.version, TASK)), ">", 0)
         name, model = messages.metric_name(metric), messages.model(settings)
         query = recorded_name(metric.name, window) + messages.same(labels, **NOT_A_PART)
         query = f"{query} and on ({', '.join(settings.version)}) {REPLACED}"
@@ -304,12 +303,13 @@ def version_worse(settings: Settings) -> Iterator[Alert]:
                 _judged(metric, settings),
             ),
             "10m",
-            "critical",
+            "warning",
             f"{name} of the new version {model} is {messages.value(metric)}, that of {old} was {old_value}",
             f"Since it serves, {name} of {model} is {messages.value(metric)} in {messages.rows(window, settings)}; "
             f"version {old}, which it replaced, had {old_value}. Chance does not explain it (99.9 %). The objective is "
             f"{messages.objective(metric, settings)}.",
             {METRIC: metric.name, "window": window},
+            lingering=LINGERING,
         )
 
 
@@ -322,9 +322,15 @@ class _Sides:
     upper: Expression
 
 
-def _worse(metric: MetricDefinition, ours: _Sides, theirs: _Sides, margin: float) -> Expression:
+def _of_replaced(value: Expression, settings: Settings) -> Expression:
+    """The value of the replaced version, without its version: what the other one of the same model is compared with."""
+    labels = tuple(label for label in value.labels if label != VERSION)
+    return Expression(f"sum by ({', '.join(labels)}) ({_all(value, Expression(REPLACED, settings.version))})", labels)
+
+
+def _worse(metric: MetricDefinition, ours: _Sides, theirs: _Sides) -> Expression:
     """
-    Our values where they are worse than theirs, by more than chance and by more than `margin`.
+    Our values where they are worse than theirs, by more than chance and by more than the margin.
 
     The interval of a difference follows from the intervals of its sides, each of which adds the half that points at the
     other one.
@@ -333,11 +339,14 @@ def _worse(metric: MetricDefinition, ours: _Sides, theirs: _Sides, margin: float
         Statistics in Medicine 27, 1693-1702, for any two values that have intervals.
     """
     if metric.better == "higher":
-        gap, least = theirs.value - ours.value, theirs.value * (1 - margin)
-        chance = (ours.upper - ours.value).squared() + (theirs.value - theirs.lower).squared()
+        gap = theirs.value - ours.value
+        least = theirs.value * (1 - MARGIN)
+        if metric.unit == "{ratio}":
+            least = 1 - (1 + MARGIN_OF_ERRORS) * (1 - theirs.value)
+        chance = (ours.upper - ours.value) ** 2 + (theirs.value - theirs.lower) ** 2
     else:
-        gap, least = ours.value - theirs.value, theirs.value * (1 + margin)
-        chance = (ours.value - ours.lower).squared() + (theirs.upper - theirs.value).squared()
+        gap, least = ours.value - theirs.value, theirs.value * (1 + MARGIN)
+        chance = (ours.value - ours.lower) ** 2 + (theirs.upper - theirs.value) ** 2
     certain = compare(gap, ">", STRICTNESS * Expression(f"sqrt({chance})", chance.labels))
     notable = compare(ours.value, "<" if metric.better == "higher" else ">", least)
     return ours.value.where(certain).where(notable)
@@ -401,7 +410,8 @@ def rows_rejected(settings: Settings) -> Iterator[Alert]:
     reason = prometheus_label(catalog.REJECT_REASON)
     rejected = Expression(recorded_name("rejected", "1h"), (*settings.version, reason))
     all_rejected = Expression(f"sum by ({', '.join(settings.version)}) ({rejected})", settings.version)
-    share = rejected / (_per_version("predictions", "1h", settings) + all_rejected)
+    # A model of which every row is rejected may have no predictions at all, not even none.
+    share = rejected / (_per_version("predictions", "1h", settings).or_else(all_rejected * 0) + all_rejected)
     model = messages.model(settings)
     count = messages.looked_up(
         recorded_name("rejected", "1h") + messages.same(rejected.labels), rejected.labels, messages.COUNT
@@ -499,25 +509,22 @@ def _segments(what: str, window: str) -> str:
 
 def _of_version(metric: MetricDefinition, suffix: str, window: str, settings: Settings) -> Expression:
     """The value of a metric for each version, or one of its bounds."""
-    return _recorded(metric.name + suffix, window, (*settings.version, *variant_labels(metric)))
+    return _recorded(metric.name + suffix, window, (*settings.version, TASK, *variant_labels(metric)))
 
 
 def _of_segment(metric: MetricDefinition, suffix: str, window: str, settings: Settings) -> Expression:
     """The value of a metric for each segment, or one of its bounds."""
-    labels = (*settings.version, *variant_labels(metric), *SEGMENT)
+    labels = (*settings.version, TASK, *variant_labels(metric), *SEGMENT)
     return Expression(_segments(metric.name + suffix, window), labels)
 
 
 def _enough_rows(window: str, settings: Settings) -> Expression:
-    return compare(
-        Expression(selector(recorded_name("window.rows", window), {SEGMENT[0]: ""}), settings.version),
-        ">=",
-        settings.min_rows,
-    )
+    rows = selector(recorded_name("window.rows", window), {SEGMENT[0]: ""})
+    return compare(Expression(rows, (*settings.version, TASK)), ">=", settings.min_rows)
 
 
 def _judged(metric: MetricDefinition, settings: Settings) -> Expression:
-    """The versions that are judged by this metric."""
+    """The versions that are judged by this metric, for it is the headline of their task or they have an objective."""
     return Expression(selector(JUDGED, {METRIC: metric.name}), (*settings.version, *variant_labels(metric)))
 
 

@@ -37,8 +37,8 @@ def problems(paths: Iterable[Path], settings: Settings | None = None) -> list[st
     """
     What is wrong with rule files, each as one line that says where.
 
-    Files given together are checked together: what one records, another may use. Rules of the default choice count as
-    loaded too.
+    Files given together are checked together: what one records, another may use. If none of them records quality, the
+    rules of the default choice count as loaded too.
 
     Raises:
         OSError: If a file cannot be read.
@@ -164,6 +164,8 @@ def _rule(rule: Mapping[str, Any], known: Known) -> Iterator[str]:
             yield f"{key} must map names to texts, got {values!r}"
         else:
             yield from dict.fromkeys(problem for value in values.values() for problem in _template(str(value), known))
+            if key == "labels":
+                yield from (problem for label, value in values.items() for problem in _value(label, str(value), known))
     expression = rule.get("expr")
     if expression is None or not str(expression).strip():
         yield "needs an expression under 'expr:'"
@@ -175,7 +177,7 @@ def _template(text: str, known: Known) -> Iterator[str]:
     for label in _LABEL_IN_TEMPLATE.findall(text):
         yield from (f"$labels.{label}: {problem}" for problem in _label(label, known))
     for query in _QUERY_IN_TEMPLATE.findall(text):
-        query = re.sub("%[qv]", '""', query)
+        query = re.sub("%\\+?[qv]", '""', query)
         yield from (f"the query `{query}` in a template: {problem}" for problem in expression_problems(query, known))
 
 
@@ -187,12 +189,14 @@ class Known:
     Names that an expression may use.
 
     Args:
-        settings: Those of the default rules, which count as loaded.
-        rules: Further rules, which may record series and give labels.
+        settings: Those of the default rules, which count as loaded if no other rules record quality.
+        rules: Rules that may record series and give labels.
     """
 
     def __init__(self, settings: Settings, rules: Iterable[Mapping[str, Any]] = ()) -> None:
-        loaded = [rule for rule in (*rules, *_default_rules(settings)) if isinstance(rule.get("record"), str)]
+        loaded = [rule for rule in rules if isinstance(rule.get("record"), str)]
+        self.by_default = not any(rule["record"].startswith("ml_model:") for rule in loaded)
+        loaded += _default_rules(settings) if self.by_default else []
         self.recorded = {rule["record"] for rule in loaded}
         given = (rule.get("labels") for rule in loaded)
         self.labels = {promql.prometheus_label(attribute) for attribute in catalog.ATTRIBUTES}
@@ -207,6 +211,14 @@ class Known:
         totals = [*(total.name for total in catalog.TOTALS), *(count.name for count in catalog.COUNTS)]
         counters = {promql.counter_name(name, settings.naming, settings.namespace) for name in totals}
         self.metrics = {settings.gauge(catalog.OBJECTIVE, catalog.OBJECTIVE_UNIT), *self.qualities, *gauges, *counters}
+        # Prometheus labels that have a few values only.
+        self.values: dict[str, set[str]] = {
+            promql.METRIC: {metric.name for metric in catalog.METRICS},
+            promql.AVERAGE: set(catalog.AVERAGES),
+            promql.TASK: set(catalog.TASKS),
+            promql.OUTCOME: {"correct", "wrong"},
+            promql.prometheus_label(catalog.DIRECTION): {"over", "under"},
+        }
         # Without its namespace a metric of ours is not found either.
         self.prefixes = ("ml_model_", settings.gauge("") + "_")
 
@@ -246,11 +258,24 @@ def _selector(node: Any, known: Known) -> Iterator[str]:
     names = [one.value for one in matchers if one.name == "__name__" and one.op == promql_parser.MatchOp.Equal]
     for name in [node.name] if node.name else names:
         if name.startswith("ml_model:") and name not in known.recorded:
-            yield f"nothing records {name}, here or by default{_did_you_mean(name, known.recorded)}"
-        if name.startswith(known.prefixes) and name not in known.metrics | known.recorded:
-            yield f"there is no metric {name}{_did_you_mean(name, known.metrics)}"
+            where = "here or by default" if known.by_default else "in these files"
+            yield f"nothing records {name}, {where}{_did_you_mean(name, known.recorded)}"
+        elif name not in known.metrics | known.recorded:
+            near = _did_you_mean(name, known.metrics | known.recorded, cutoff=0.9)
+            if name.startswith(known.prefixes):
+                yield f"there is no metric {name}{_did_you_mean(name, known.metrics)}"
+            elif near:
+                yield f"there is no metric {name}{near}"
     for matcher in matchers:
         yield from _label(matcher.name, known)
+        if matcher.op == promql_parser.MatchOp.Equal:
+            yield from _value(matcher.name, matcher.value, known)
+
+
+def _value(label: str, value: str, known: Known) -> Iterator[str]:
+    values = known.values.get(label)
+    if values and value and value not in values:
+        yield f"{label} is never {value!r}{_did_you_mean(value, values)}"
 
 
 def _aggregation(node: Any, known: Known) -> Iterator[str]:
@@ -282,6 +307,6 @@ def _label(name: str, known: Known) -> Iterator[str]:
         yield f"there is no Prometheus label {name}{_did_you_mean(name, known.labels)}"
 
 
-def _did_you_mean(name: str, known: Iterable[str]) -> str:
-    near = difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.6)
+def _did_you_mean(name: str, known: Iterable[str], cutoff: float = 0.6) -> str:
+    near = difflib.get_close_matches(name, sorted(known), n=1, cutoff=cutoff)
     return f"; did you mean {near[0]}?" if near else ""

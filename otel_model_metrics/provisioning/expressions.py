@@ -78,6 +78,9 @@ class Expression:
     def __rtruediv__(self, other: Any) -> Expression:
         return _operation("/", other, self, _PRODUCT)
 
+    def __pow__(self, exponent: float) -> Expression:
+        return Expression(f"{_operand(self, _ATOM)} ^ {number(exponent)}", self.labels)
+
     def over_classes(self, aggregation: str) -> Expression:
         """All classes of a model together."""
         labels = tuple(label for label in self.labels if label != CLASS)
@@ -97,19 +100,27 @@ class Expression:
         """The series of `self` that `condition` does not have."""
         return _set_operation("unless", self, condition, _AND, on)
 
-    def squared(self) -> Expression:
-        """Its square, without writing it twice."""
-        return Expression(f"{_operand(self, _ATOM)} ^ 2", self.labels)
-
     # numpy's two dispatch protocols
 
     def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **settings: Any) -> Any:
         function = _UFUNCS.get(ufunc)
-        return NotImplemented if function is None or method != "__call__" else function(*inputs)
+        if function is None or method != "__call__":
+            raise _no_promql(ufunc.__name__)
+        return function(*inputs)
 
     def __array_function__(self, function: Any, types: Any, arguments: Any, settings: Any) -> Any:
         ours = _FUNCTIONS.get(function)
-        return NotImplemented if ours is None else ours(*arguments, **settings)
+        if ours is None:
+            raise _no_promql(function.__name__)
+        return ours(*arguments, **settings)
+
+
+def _no_promql(name: str) -> TypeError:
+    known = ", ".join(sorted(one.__name__ for one in (*_UFUNCS, *_FUNCTIONS)))
+    return TypeError(
+        f"np.{name} has no PromQL form yet. A function over totals may use + - * / ** and np.: {known}; a new one goes "
+        "into _UFUNCS or _FUNCTIONS of provisioning/expressions.py."
+    )
 
 
 class Statistic(Expression):

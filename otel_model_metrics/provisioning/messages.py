@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from otel_model_metrics import catalog
 from otel_model_metrics.catalog import MetricDefinition
 from otel_model_metrics.provisioning.promql import METRIC, MODEL, SEGMENT, VERSION, recorded_name
-from otel_model_metrics.provisioning.rules import BUDGET_WINDOW, NOT_A_PART, Settings, variant_labels
+from otel_model_metrics.provisioning.rules import NOT_A_PART, Settings, variant_labels
 
 # How a looked-up count is written, and the value of an alert's expression that is a count or a share.
 COUNT = 'value | printf "%.0f"'
@@ -57,13 +57,13 @@ def looked_up(query: str, labels: Iterable[str], then: str, otherwise: str = "?"
     What a query answers.
 
     Args:
-        query: PromQL with ``%q`` for the value of each of the labels.
+        query: PromQL with ``%+q`` for the value of each of the labels (with the sign, because names may hold anything).
         labels: Labels of the alert.
         then: What to do with the first series of the answer.
         otherwise: What to say if there is none.
 
-    >>> looked_up("up{job=%q}", ["job"], "value | humanize")
-    '{{ with printf `up{job=%q}` $labels.job | query }}{{ . | first | value | humanize }}{{ else }}?{{ end }}'
+    >>> looked_up("up{job=%+q}", ["job"], "value | humanize")
+    '{{ with printf `up{job=%+q}` $labels.job | query }}{{ . | first | value | humanize }}{{ else }}?{{ end }}'
     """
     values = "".join(f" $labels.{name}" for name in labels)
     found = f"{{{{ . | first | {then} }}}}"
@@ -75,9 +75,9 @@ def same(labels: Iterable[str], **fixed: str) -> str:
     Matchers for series with the same labels as the alert, and the given ones.
 
     >>> same(["ml_model_name"], ml_segment_name="")
-    '{ml_model_name=%q, ml_segment_name=""}'
+    '{ml_model_name=%+q, ml_segment_name=""}'
     """
-    return "{" + ", ".join([*(f"{name}=%q" for name in labels), *(f'{k}="{v}"' for k, v in fixed.items())]) + "}"
+    return "{" + ", ".join([*(f"{name}=%+q" for name in labels), *(f'{k}="{v}"' for k, v in fixed.items())]) + "}"
 
 
 def recorded(metric: MetricDefinition, suffix: str, window: str, settings: Settings) -> str:
@@ -109,13 +109,6 @@ def burn(metric: MetricDefinition, window: str, settings: Settings) -> str:
     value = recorded_name(metric.name, window) + same(labels, **NOT_A_PART)
     query = f"(1 - max({value})) / (1 - min({_objective(metric, labels, settings)}))"
     return looked_up(query, (*labels, *labels), 'value | printf "%.1f"')
-
-
-def budget_left(metric: MetricDefinition, settings: Settings) -> str:
-    """The share of a month's error budget that is left."""
-    labels = (*settings.version, *variant_labels(metric))
-    query = recorded_name("error_budget_left", BUDGET_WINDOW) + same(labels, **{METRIC: metric.name})
-    return looked_up(query, labels, "value | humanizePercentage")
 
 
 def spoken(window: str) -> str:

@@ -17,7 +17,7 @@ from typing import Any
 from otel_model_metrics import catalog
 from otel_model_metrics.catalog import MetricDefinition
 from otel_model_metrics.provisioning import promql
-from otel_model_metrics.provisioning.expressions import CLASS, Expression
+from otel_model_metrics.provisioning.expressions import CLASS, Expression, compare
 from otel_model_metrics.provisioning.promql import (
     AVERAGE,
     METRIC,
@@ -137,10 +137,9 @@ class Settings:
         aggregation = "min" if metric.better == "higher" else "max"
         return Expression(f"{aggregation} by ({', '.join(labels)}) ({self.objectives(metric.name)})", labels)
 
-    def objectives(self, metric: str | None = None) -> str:
-        """The objectives that any process had lately, of one metric or of all."""
-        matchers = {METRIC: metric} if metric else {}
-        return self.lately(selector(self.gauge(catalog.OBJECTIVE, catalog.OBJECTIVE_UNIT), matchers))
+    def objectives(self, metric: str) -> str:
+        """The objectives of a metric that any process had lately."""
+        return self.lately(selector(self.gauge(catalog.OBJECTIVE, catalog.OBJECTIVE_UNIT), {METRIC: metric}))
 
     @staticmethod
     def lately(series: str) -> str:
@@ -226,7 +225,7 @@ def _quantity_rule(quantity: Quantity, window: str) -> Rule:
 
 
 def _budget_rules(settings: Settings) -> Iterator[Rule]:
-    """How much of the errors that an objective allows in a month have not been made yet."""
+    """The share of the errors allowed to the rows of a version, over a month, that have not been made."""
     scope, recorded = Scope(by=settings.by), Recorded(BUDGET_WINDOW)
     metrics = [(metric, task) for metric, task in fleet_metrics() if metric.events]
     needed = {name for metric, task in metrics for name in catalog.arguments_of(metric.functions[task])}
@@ -241,9 +240,9 @@ def _budget_rules(settings: Settings) -> Iterator[Rule]:
                 yield _quantity_rule(quantity, BUDGET_WINDOW)
     for metric in distinct(metrics):
         objective = settings.objective(metric)
-        value = recorded_name(metric.name, BUDGET_WINDOW)
-        spent = f"(1 - {value}) / on ({', '.join(objective.labels)}) (1 - {objective})"
-        yield _rule(recorded_name("error_budget_left", BUDGET_WINDOW), f"1 - {spent}", **{METRIC: metric.name})
+        value = Expression(recorded_name(metric.name, BUDGET_WINDOW), (*objective.labels, TASK))
+        left = 1 - (1 - value) / compare(1 - objective, ">", 0)  # an objective of 1 allows no error
+        yield _rule(recorded_name("error_budget_left", BUDGET_WINDOW), left, **{METRIC: metric.name})
 
 
 def _version_rules(settings: Settings) -> Iterator[Rule]:
@@ -254,10 +253,11 @@ def _version_rules(settings: Settings) -> Iterator[Rule]:
         FIRST_SEEN,
         f"min by ({version}) (min_over_time(timestamp({rows} > 0)[{FIRST_SEEN_WINDOW}:{FIRST_SEEN_STEP}]))",
     )
-    yield _rule(NEWEST, f"topk by ({model}) (1, {FIRST_SEEN}) > time() - {seconds(NEW_FOR)}")
-    yield _rule(
-        REPLACED, f"topk by ({model}) (1, {FIRST_SEEN} < on ({model}) group_left () max by ({model}) ({FIRST_SEEN}))"
-    )
+    # A version that had no rows for a day is neither: it was rolled back, or replaced long ago.
+    lately = selector(recorded_name("window.rows", "1d"), {SEGMENT[0]: ""})
+    serving = f"({FIRST_SEEN} and on ({version}) {lately} > 0)"
+    yield _rule(NEWEST, f"topk by ({model}) (1, {serving}) > time() - {seconds(NEW_FOR)}")
+    yield _rule(REPLACED, f"topk by ({model}) (1, {serving} < on ({model}) group_left () max by ({model}) ({serving}))")
     for metric in distinct(fleet_metrics()):
         if metric.always:
             continue
@@ -265,5 +265,5 @@ def _version_rules(settings: Settings) -> Iterator[Rule]:
         judged = f"group by ({labels}) ({settings.objectives(metric.name)})"
         if metric.headline:
             value = selector(recorded_name(metric.name, "1d"), NOT_A_PART)
-            judged += f" or (group by ({labels}) ({value}) unless on ({version}) {settings.objectives()})"
+            judged += f" or group by ({labels}) ({value})"
         yield _rule(JUDGED, judged, **{METRIC: metric.name})
