@@ -903,8 +903,8 @@ def test_a_name_may_hold_anything(tmp_path):
     case = Case("ModelRowsRejected of an odd name", {stored_as: "0+2x99"})
     annotations = {
         "summary": f"100% of the rows of {name} 1 are rejected: r",
-        "description": f"In the last hour 120 rows of {name} 1 could not be used (r); no metric counts them. The log of "
-        "the service says what came and what was expected.",
+        "description": f"In the last hour 120 rows of {name} 1 could not be used (r); no metric counts them. The log "
+        "of the service says what came and what was expected.",
         "runbook_url": "https://example.org/otel-model-metrics/runbooks.md#modelrowsrejected",
     }
     case.expect_alert(

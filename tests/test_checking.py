@@ -496,3 +496,50 @@ def test_wrong_usage_says_what_is_right(arguments, message):
     code, output, errors = command(*arguments)
 
     assert (2, "", f"Error: {message}") == (code, output, errors.splitlines()[-1])
+
+
+def test_what_the_given_files_do_not_record_is_not_there(tmp_path):
+    """
+    Who gives files that record quality has these loaded, and not the default ones.
+    """
+    records = tmp_path / "rules.yaml"
+    records.write_text("groups: [{name: g, rules: [{record: 'ml_model:f1:6hh', expr: vector(1)}]}]")
+    uses = tmp_path / "alerts.yaml"
+    uses.write_text("groups: [{name: h, rules: [{alert: A, expr: 'ml_model:f1:6h > 1'}]}]")
+
+    where = f"{uses}: h, rule 1 (A)"
+    assert [] == problems([uses])
+    assert [f"{where}: nothing records ml_model:f1:6h, in these files; did you mean ml_model:f1:6hh?"] == problems(
+        [records, uses]
+    )
+
+
+@pytest.mark.parametrize(
+    ("rule", "problem"),
+    [
+        (
+            {"alert": "A", "expr": 'ml_model_objective{ml_metric="acuracy"} > 1'},
+            "ml_metric is never 'acuracy'; did you mean accuracy?",
+        ),
+        (
+            {"alert": "A", "expr": "vector(1)", "labels": {"ml_average": "makro"}},
+            "ml_average is never 'makro'; did you mean macro?",
+        ),
+        (
+            {"alert": "A", "expr": "ml_modl:accuracy:1h > 1"},
+            "there is no metric ml_modl:accuracy:1h; did you mean ml_model:accuracy:1h?",
+        ),
+        (
+            {"alert": "A", "expr": "mlmodel_objective > 1"},
+            "there is no metric mlmodel_objective; did you mean ml_model_objective?",
+        ),
+    ],
+)
+def test_a_slip_of_the_pen_is_found_wherever_it_is(tmp_path, rule, problem):
+    """
+    In the value of a label that has a few only, and at the start of a name.
+    """
+    path = tmp_path / "rules.yaml"
+    path.write_text(yaml.safe_dump({"groups": [{"name": "g", "rules": [rule]}]}))
+
+    assert [f"{path}: g, rule 1 (A): {problem}"] == [line.replace(" makro)", ")") for line in problems([path])]

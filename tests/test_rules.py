@@ -316,7 +316,7 @@ def test_a_model_is_judged_by_its_headline_and_by_what_it_has_objectives_for(mak
     case = Case(task, stored, interval="48m")
     case.expect(
         rules.JUDGED,
-        "25h",
+        "1492m",
         [
             ({**without, "ml_metric": headline.name}, 1.0),
             ({**having, "ml_metric": headline.name}, 1.0),

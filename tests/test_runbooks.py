@@ -5,10 +5,12 @@ Runbooks: every alert has one, its link leads there, and every query in it can b
 from __future__ import annotations
 
 import re
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
-from promtool import RULES, Case, run
+from promtool import ALERTS, RULES, Case, run
 
 from otel_model_metrics.encoding import REASONS
 from otel_model_metrics.provisioning.alerts import alert_groups
@@ -115,10 +117,24 @@ def test_queries_are_fenced_as_such():
     """
     So that none escapes these tests.
     """
-    opened = re.findall(r"^```(.*)$", TEXT, re.MULTILINE)[::2]
+    opened = re.findall(r"^ *```(.*)$", TEXT, re.MULTILINE)[::2]
 
     assert {"promql", "sh"} == set(opened)
     assert len(QUERIES) == opened.count("promql")
+
+
+@pytest.mark.parametrize("alert", ["ModelSegmentWorse", "ModelVersionWorse"])
+def test_one_command_changes_the_margin_for_every_metric(alert, tmp_path):
+    """
+    As the runbook says it: one number in each rule of that alert, and none in others.
+    """
+    (command,) = re.findall(r"^ *(sed .*)$", TEXT, re.MULTILINE)
+    shutil.copy(ALERTS, tmp_path / "alerts.yaml")
+
+    subprocess.run(command.replace("ModelSegmentWorse", alert), shell=True, cwd=tmp_path, check=True, timeout=60)
+
+    lines = zip(ALERTS.read_text().splitlines(), (tmp_path / "alerts.yaml").read_text().splitlines(), strict=True)
+    assert len(RULES_OF[alert]) == sum(before != after for before, after in lines)
 
 
 def in_trouble() -> dict[str, str]:
