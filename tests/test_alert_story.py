@@ -110,7 +110,11 @@ def test_time_lapse_shortens_every_duration_and_nothing_else(path):
         assert {**group, "interval": "", "rules": ""} == {**faster, "interval": "", "rules": ""}
         assert in_seconds(group["interval"]) == 2 * in_seconds(faster["interval"])
         for rule, other in zip(group["rules"], faster["rules"], strict=True):
-    XX            assert re.split(durations, rule["expr"]) == re.split(durations, other["expr"])
+            changed = dict.fromkeys(("expr", *LASTING), "")
+            assert {**rule, **changed} == {**other, **changed}
+            for key in LASTING:
+                assert in_seconds(rule.get(key, "0s")) == 2 * in_seconds(other.get(key, "0s"))
+            assert re.split(durations, rule["expr"]) == re.split(durations, other["expr"])
             before, after = (re.findall(durations, each["expr"]) for each in (rule, other))
             assert [in_seconds(each) for each in before] == [2 * in_seconds(each) for each in after]
 
