@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from backends import binary
+from promtool import ALERTS, RULES
 
 from otel_model_metrics import reference
 
@@ -42,6 +44,24 @@ def test_alertmanager_takes_the_configuration_of_the_readme(tmp_path):
     done = subprocess.run([binary("amtool"), "check-config", str(path)], capture_output=True, text=True, timeout=60)
 
     assert 0 == done.returncode, done.stderr
+
+
+def test_prometheus_takes_the_configuration_of_the_readme(tmp_path):
+    """
+    With the rules beside it, which it names.
+    """
+    (block,) = [one for one in re.findall(r"```yaml\n(.*?)```", README.read_text(), re.DOTALL) if "rule_files" in one]
+    path = tmp_path / "prometheus.yml"
+    path.write_text(block)
+    for rules in (RULES, ALERTS):
+        shutil.copy(rules, tmp_path)
+
+    done = subprocess.run(
+        [binary("promtool"), "check", "config", str(path)], capture_output=True, text=True, timeout=60
+    )
+
+    assert 0 == done.returncode, done.stderr
+    assert 2 == done.stdout.count("rules found"), done.stdout
 
 
 def test_the_generated_tables_are_those_of_a_fresh_run():
