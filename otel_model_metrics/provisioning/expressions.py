@@ -250,7 +250,7 @@ def _where(condition: _Condition | _Defined, one: Any, other: Any) -> Expression
         if other is condition.of:
             known: Expression = condition.of
             return known.or_else(one)
-    raise NotImplementedError("np.where needs a value that is undefined, or one to put in its place")
+    raise TypeError("np.where needs a value that is undefined, or one to put in its place")
 
 
 def _clip(value: Expression, low: float, high: float) -> Expression:
