@@ -5,6 +5,7 @@ evidence, or only a restart.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -87,6 +88,24 @@ def totals(task: str, counts: dict[str, float], times: float = 1.0, **labels: st
 
 def stored(per_minute: dict[str, float], minutes: int, start: int = 0) -> dict[str, str]:
     return {name: growing(value, minutes, start) for name, value in per_minute.items()}
+
+
+def restarted(per_minute: dict[str, float], minutes: int) -> dict[str, str]:
+    """Counters that begin at 0 again, twenty minutes before the end."""
+    return {name: f"0+{value:g}x{minutes - 20} 0+{value:g}x20" for name, value in per_minute.items()}
+
+
+def restarts(data: dict[str, str], minute: int) -> dict[str, str]:
+    """The same counters, of which those that still grow at this minute begin at 0 again."""
+    found = {}
+    for name, values in data.items():
+        parts = re.fullmatch(r"(?:_x(\d+) )?0\+([\d.e+-]+)x(\d+)", values)
+        start = int(parts[1] or 0) if parts else 0
+        if parts and start + int(parts[3]) > minute:
+            before, after = minute - start, start + int(parts[3]) - minute
+            values = (f"_x{start} " if start else "") + f"0+{parts[2]}x{before} 0+{parts[2]}x{after}"
+        found[name] = values
+    return found
 
 
 def variant_of(metric: catalog.MetricDefinition, task: str) -> dict[str, str]:
@@ -329,6 +348,8 @@ def test_errors_that_use_up_the_budget_fast_are_told_whatever_the_objective(tmp_
         case("stays quiet when there is no objective", stored(traffic(1.0), total)),
         case("stays quiet when nothing is labelled", {**stored(dict.fromkeys(good, 0.0), total), **set_in_code}),
         case("stays quiet when it is over", {**ended, **set_in_code}),
+        case("stays quiet when a good process is restarted", {**restarted(good, total), **set_in_code}),
+        case("fires though a process is restarted", {**restarted(traffic(1.0), total), **set_in_code}, firing),
     ]
 
     assert "" == evaluated(tmp_path, [rule], cases, "1m")
@@ -400,6 +421,8 @@ def test_a_segment_worse_than_its_model_is_told(tmp_path):
         case("stays quiet when the segment has few rows", data(0.1, 0.2)),
         case("stays quiet when the segment has no labels", data(0.7, 0)),
         case("stays quiet when the segment is better", data(0.99, 2)),
+        case("stays quiet when a process is restarted", restarts(data(0.9, 2), total - 60)),
+        case("fires though a process is restarted", restarts(data(0.7, 2), total - 60), firing),
     ]
 
     assert "" == evaluated(tmp_path, [rule], cases, "2m")
@@ -510,6 +533,9 @@ def test_a_version_stays_unaccused_without_reason(tmp_path):
         case("stays quiet when the difference is small", versions("binary", confusion(0.9, 1e5), confusion(0.88, 1e5))),
         case("stays quiet when it is the first version", stored(totals("binary", bad, **new), 240, 120)),
         case("stays quiet when both have been there from the start", both),
+        case("stays quiet when it has no labels", versions("binary", good, confusion(0.5, 0))),
+        case("stays quiet when a process of it is restarted", restarts(versions("binary", good, good), 180)),
+        case("fires though a process of it is restarted", restarts(versions("binary", good, bad), 180), "220m", firing),
     ]
     assert "" == evaluated(tmp_path, [rule], cases, "4m")
 
@@ -788,6 +814,20 @@ def said() -> dict[str, tuple[dict[str, str], dict[str, str], str, dict[str, str
             "Over the last hour accuracy of model 1 was 20% (95 % bounds 19.01% to 21.03%) in 6000 labelled rows of "
             "all its processes, and 20% over the last 5 minutes. Its objective is 85%: errors come 5.3 times as fast "
             "as that allows.",
+        ),
+        "ModelErrorBudgetFastBurn of a model that must not err": (
+            {"ml_metric": "accuracy"},
+            {
+                **stored(totals("binary", confusion(0.2, 100)), 420),
+                **objective(accuracy, "binary", 1.0, 420),
+            },
+            "100m",
+            {**MODEL, **binary},
+            "accuracy of model 1 is 20% over 1h: errors come infinitely many times as fast as its objective of 100% "
+            "allows",
+            "Over the last hour accuracy of model 1 was 20% (95 % bounds 19.01% to 21.03%) in 6000 labelled rows of "
+            "all its processes, and 20% over the last 5 minutes. Its objective is 100%: errors come infinitely many "
+            "times as fast as that allows.",
         ),
         "ModelErrorBudgetSlowBurn": (
             {"ml_metric": "accuracy"},

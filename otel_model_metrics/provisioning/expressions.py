@@ -96,9 +96,9 @@ class Expression:
         """The series of `self` that `condition` has too; they agree in all labels, or in those of `on`."""
         return _set_operation("and", self, condition, _AND, on)
 
-    def unless(self, condition: Expression, on: Iterable[str] | None = None) -> Expression:
+    def unless(self, condition: Expression) -> Expression:
         """The series of `self` that `condition` does not have."""
-        return _set_operation("unless", self, condition, _AND, on)
+        return _set_operation("unless", self, condition, _AND)
 
     # numpy's two dispatch protocols
 
@@ -218,15 +218,9 @@ def _set_operation(word: str, one: Expression, other: Any, binding: int, on: Ite
     return Expression(f"{_operand(one, binding)} {word} {how}{_operand(other, binding + 1)}", one.labels, binding)
 
 
-def compare(one: Expression, sign: str, other: Expression | float, on: Iterable[str] | None = None) -> Expression:
-    """
-    The series of `one` for which the comparison with a number, or with the matching series of `other`, holds.
-
-    Series match if they agree in all labels, or in those of `on`.
-    """
+def compare(one: Expression, sign: str, other: Expression | float) -> Expression:
+    """The series of `one` for which the comparison with a number, or with the matching series of `other`, holds."""
     how = matching(one.labels, other.labels) if isinstance(other, Expression) else ""
-    if on is not None:
-        how = f"on ({', '.join(on)}) "
     return _Condition(f"{_operand(one, _COMPARISON)} {sign} {how}{_operand(other, _COMPARISON + 1)}", one)
 
 

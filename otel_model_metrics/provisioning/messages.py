@@ -107,8 +107,9 @@ def burn(metric: MetricDefinition, window: str, settings: Settings) -> str:
     """How many times as fast as the objective allows errors come."""
     labels = (*settings.version, *variant_labels(metric))
     value = recorded_name(metric.name, window) + same(labels, **NOT_A_PART)
-    query = f"(1 - max({value})) / (1 - min({_objective(metric, labels, settings)}))"
-    return looked_up(query, (*labels, *labels), 'value | printf "%.1f"')
+    # An objective of 1 allows none, and then there is no number to say.
+    query = f"(1 - max({value})) / (1 - min({_objective(metric, labels, settings)}) > 0)"
+    return looked_up(query, (*labels, *labels), 'value | printf "%.1f"', "infinitely many")
 
 
 def spoken(window: str) -> str:
