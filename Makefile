@@ -18,6 +18,7 @@ demo: ## Serve and monitor a real model on this machine (ARGS="--help" lists the
 test: lint ## Check style and types, then run all tests (PYTEST_ARGS="-k name" picks some)
 	@.ci/backends.sh >/dev/null || true
 	@.ci/collector.sh >/dev/null || true
+	@.ci/redis.sh >/dev/null || true
 	@.venv/bin/python -m pytest $(PYTEST_ARGS)
 
 lint: ## Check style and types

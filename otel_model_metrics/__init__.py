@@ -4,6 +4,7 @@ Windowed quality metrics of machine-learning models, exported through OpenTeleme
 >>> from otel_model_metrics import BinaryMonitor
 """
 
+from otel_model_metrics.ground_truth.outcomes import LabelOutcome
 from otel_model_metrics.monitors import (
     BinaryMonitor,
     MulticlassMonitor,
@@ -18,6 +19,7 @@ from otel_model_metrics.window import Window
 
 __all__ = [
     "BinaryMonitor",
+    "LabelOutcome",
     "MulticlassMonitor",
     "RankingMonitor",
     "RegressionMonitor",

@@ -27,7 +27,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from otel_model_metrics.statistics import binary, classification, intervals, multiclass, ranking, regression
+from otel_model_metrics.statistics import binary, classification, intervals, labels, multiclass, ranking, regression
 
 Task = Literal["binary", "multiclass", "regression", "ranking"]
 TASKS: tuple[Task, ...] = ("binary", "multiclass", "regression", "ranking")
@@ -48,6 +48,8 @@ OUTCOME = "ml.outcome"
 DIRECTION = "ml.error.direction"
 REJECT_REASON = "ml.reject.reason"
 LABEL_OUTCOME = "ml.label.outcome"
+QUANTILE = "ml.quantile"
+LE = "le"  # without a namespace, for histogram_quantile() knows no other name
 
 ATTRIBUTES = (
     MODEL_NAME,
@@ -65,6 +67,8 @@ ATTRIBUTES = (
     DIRECTION,
     REJECT_REASON,
     LABEL_OUTCOME,
+    QUANTILE,
+    LE,
 )
 
 Array = NDArray[Any]
@@ -425,6 +429,71 @@ METRICS: tuple[MetricDefinition, ...] = (
     ),
 )
 
+
+@dataclass(frozen=True)
+class HealthDefinition:
+    """
+    One gauge of the health of labels, of every task. Exported once labels come late, so that a worse model can be told
+    from labels that are missing or other than before.
+
+    Attributes:
+        name: Exported as ``ml.model.<name>``.
+        unit: OpenTelemetry unit.
+        description: One sentence.
+        function: Computes it, for each group, from what its argument names say: ``labelled`` and ``predicted`` count
+            predictions that are old enough, ``pending`` and ``pending_age`` tell of those that wait, ``label_age`` of
+            the newest label, ``delays`` are those of the rows of one group.
+        by_quantile: Whether there are several values for each group, one for each of `QUANTILES`.
+        in_segments: Whether segments export it by default.
+    """
+
+    name: str
+    unit: str
+    description: str
+    function: Function
+    by_quantile: bool = False
+    in_segments: bool = False
+
+    @cached_property
+    def instrument(self) -> str:
+        """Name of the OpenTelemetry gauge."""
+        return NAMESPACE + self.name
+
+
+def _pending(pending: Array) -> Array:
+    return pending
+
+
+def _pending_age(pending_age: Array) -> Array:
+    return pending_age
+
+
+def _label_age(label_age: Array) -> Array:
+    return label_age
+
+
+HEALTH: tuple[HealthDefinition, ...] = (
+    HealthDefinition(
+        "label.coverage",
+        "{ratio}",
+        "Of the predictions old enough, the share that has its label.",
+        labels.coverage,
+        in_segments=True,
+    ),
+    HealthDefinition(
+        "label.delay",
+        "s",
+        "Time from prediction to label, of the rows in the window.",
+        labels.delay_quantiles,
+        by_quantile=True,
+        in_segments=True,
+    ),
+    HealthDefinition("label.pending", "{prediction}", "Predictions that wait for their label.", _pending),
+    HealthDefinition("label.pending_age", "s", "Age of the oldest prediction that waits for its label.", _pending_age),
+    HealthDefinition("label.age", "s", "Age of the newest label.", _label_age),
+)
+QUANTILES = labels.QUANTILES
+
 # How the bounds of a metric are called, beside its own name.
 BOUNDS = LOWER, UPPER = (".lower", ".upper")
 
@@ -645,11 +714,14 @@ class CountDefinition:
 
 
 LABELS = CountDefinition(
-    "labels", "{label}", "Labels received, by what became of them; so far all are matched.", LABEL_OUTCOME
+    "labels", "{label}", "Labels by what became of them, and predictions that never got one.", LABEL_OUTCOME
+)
+DELAYS = CountDefinition(
+    "label.delays", "{label}", "Labels that came late, by the seconds they took at most: a histogram.", LE
 )
 REJECTED = CountDefinition("rejected", "{row}", "Rows not used, by reason.", REJECT_REASON)
 OVERFLOWED = CountDefinition("segments.overflowed", "{row}", "Rows counted under __other__.", SEGMENT_NAME)
-COUNTS = (LABELS, REJECTED, OVERFLOWED)
+COUNTS = (LABELS, DELAYS, REJECTED, OVERFLOWED)
 
 
 def totals_of(task: Task) -> tuple[TotalDefinition, ...]:

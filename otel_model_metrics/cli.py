@@ -10,7 +10,19 @@ import sys
 from collections.abc import Sequence
 
 # Modules of the optional dependencies, and the extra that installs them.
-_EXTRAS = {"click": "demo", "yaml": "rules", "promql_parser": "rules", "rich": "demo", "sklearn": "demo"}
+_EXTRAS = {
+    "click": "demo",
+    "promql_parser": "rules",
+    "pyarrow": "batch",
+    "redis": "redis",
+    "rich": "demo",
+    "sklearn": "demo",
+    "yaml": "rules",
+}
+
+# Commands that share modules with others, and the extra that installs those for them.
+_SHARED = {"click", "rich"}
+_OWN = {"rules": "rules", "check": "rules", "labels": "batch"}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -28,7 +40,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         module = (error.name or "").partition(".")[0]
         if module not in _EXTRAS:
             raise
-        extra = "rules" if {"rules", "check"} & set(arguments or sys.argv[1:]) else _EXTRAS[module]
+        extra = _EXTRAS[module]
+        if module in _SHARED:
+            extra = next((_OWN[word] for word in arguments or sys.argv[1:] if word in _OWN), extra)
         print(
             f"otel-model-metrics: {module} is not installed, which this command needs. "
             f'Install the extra {extra}: pip install "otel-model-metrics[{extra}]"',

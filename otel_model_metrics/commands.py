@@ -4,6 +4,7 @@ The commands of ``otel-model-metrics``: what each takes, and what it says. What 
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ import click
 from otel_model_metrics.version import __version__
 
 if TYPE_CHECKING:
+    from otel_model_metrics.labels_files import LabelFile, Tally
     from otel_model_metrics.provisioning.rules import Settings
 
 
@@ -133,6 +135,92 @@ def check(files: tuple[Path, ...], naming: Any, namespace: str) -> None:
         click.echo(problem)
     click.echo(f"{len(found)} problem{'' if len(found) == 1 else 's'} in {len(files)} file(s).")
     sys.exit(1 if found else 0)
+
+
+@group.command()
+@click.argument("files", nargs=-1, required=True)
+@click.option("--store", required=True, metavar="URL", help="The service's store: sqlite:///PATH or redis://HOST.")
+@click.option("--model", required=True, help="Name of the model.")
+@click.option("--version", default=None, help="Version of the model; without it, that of the prediction with the id.")
+@click.option("--id", "id_", default="id", show_default=True, metavar="COLUMN", help="Column of the ids.")
+@click.option("--label", default="label", show_default=True, metavar="COLUMN", help="Column of the labels.")
+@click.option(
+    "--time",
+    default=None,
+    metavar="COLUMN",
+    help="Column of the times: seconds since 1970, or ISO 8601 with a time zone.  [default: time, if there is one]",
+)
+@click.option("--text", is_flag=True, help='Keep labels of CSV files as they are written, such as the class "007".')
+def labels(
+    files: tuple[str, ...],
+    store: str,
+    model: str,
+    version: str | None,
+    id_: str,
+    label: str,
+    time: str | None,
+    text: bool,
+) -> None:
+    """
+    Feed labels from CSV, JSONL or Parquet files, folders or patterns into a store.
+
+    A running service takes them from there. Rows without a label are passed over, so the same file may come again
+    with more of them: a second run changes nothing else.
+
+    Exits with 0 if the store has labels of these files now; 1 if it cannot be reached; 2 if there was nothing to feed.
+    """
+    from otel_model_metrics import labels_files
+    from otel_model_metrics.ground_truth.inbox import open_inbox
+
+    columns = labels_files.Columns(id_, label, time, text)
+    try:
+        found = [labels_files.LabelFile(path, columns) for path in labels_files.find(files)]
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
+    tally = labels_files.Tally(len(found))
+    with contextlib.ExitStack() as stack:
+        try:
+            inbox = stack.enter_context(open_inbox(store))
+        except ValueError as error:
+            raise click.BadParameter(str(error), param_hint="--store") from error
+        except OSError as error:
+            why = str(error).rstrip(".")
+            raise click.ClickException(f"The store cannot be reached: {why}. Nothing was handed over.") from error
+        stack.enter_context(_progress(found, tally))
+        try:
+            labels_files.feed(inbox, model, version, found, tally)
+        except labels_files.ModelError as error:
+            raise click.UsageError(str(error)) from error
+        except labels_files.StoreError as error:
+            raise click.ClickException(str(error)) from error
+    for problem in tally.problems:
+        click.echo(problem, err=True)
+    click.echo(tally)
+    sys.exit(0 if tally.fed else 2)
+
+
+def _progress(files: list[LabelFile], tally: Tally) -> contextlib.AbstractContextManager[Any]:
+    """A bar on a terminal; elsewhere nothing, for the log of a nightly job has no use for it."""
+    if not sys.stderr.isatty():
+        return contextlib.nullcontext()
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    class Bar(Progress):
+        # Asks how far it is whenever it is drawn, so that reading never stops to tell.
+        def get_renderables(self) -> Any:
+            for task in self.tasks:
+                rows, seconds = tally.rows, task.elapsed or 0.0
+                self.update(
+                    task.id,
+                    completed=sum(file.position for file in files),
+                    rows=f"{rows:,} rows, {rows / seconds if seconds else 0.0:,.0f} rows/s",
+                )
+            yield from super().get_renderables()
+
+    bar = Bar(BarColumn(), TextColumn("{task.fields[rows]}"), TimeRemainingColumn(), console=Console(stderr=True))
+    bar.add_task("labels", total=sum(file.size for file in files), rows="")
+    return bar
 
 
 def _settings(**chosen: Any) -> Settings:

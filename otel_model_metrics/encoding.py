@@ -38,6 +38,7 @@ INVALID_SEGMENT = "invalid_segment"
 INVALID_TIMESTAMP = "invalid_timestamp"
 UNKNOWN_CLASS = "unknown_class"
 UNEQUAL_LENGTH = "unequal_length"
+INVALID_ID = "invalid_id"
 INTERNAL_ERROR = "internal_error"
 REASONS = (
     INVALID_PREDICTION,
@@ -47,6 +48,7 @@ REASONS = (
     INVALID_TIMESTAMP,
     UNKNOWN_CLASS,
     UNEQUAL_LENGTH,
+    INVALID_ID,
     INTERNAL_ERROR,
 )
 
@@ -128,6 +130,9 @@ class Encoder(Protocol):
     def sums(self, columns: Columns, groups: Groups, n_classes: int) -> Statistics:
         """The additive statistics of these rows, each with the groups as its first axis."""
 
+    def predicted(self, columns: Columns) -> NDArray[Any] | None:
+        """Class code of each row's prediction, from the ring's columns; None where a task has no classes."""
+
     def unlabelled(self, predicted: NDArray[Any] | None, groups: Groups) -> NDArray[np.int64]:
         """How often each class was predicted without a label, shape ``(G, C)``; ``(G, 1)`` without classes."""
 
@@ -154,11 +159,11 @@ class BinaryEncoder:
         if predicted.min(initial=0) < 0:
             absent = (predicted == _MISSING_FLAG) & ~np.isnan(score)
             predicted = np.where(absent, score >= self._threshold, predicted).astype(np.int8)
-            refusals.add(INVALID_PREDICTION, predicted < 0, lambda row: self._expected("prediction", predictions, row))
+            refusals.add(INVALID_PREDICTION, predicted < 0, lambda row: self.expected("prediction", predictions, row))
         label = self._flags(labels, count)
         labelled = None
         if label.min(initial=0) < 0:
-            refusals.add(INVALID_LABEL, label == _BAD_FLAG, lambda row: self._expected("label", labels, row))
+            refusals.add(INVALID_LABEL, label == _BAD_FLAG, lambda row: self.expected("label", labels, row))
             labelled = label >= 0
         return Encoded({"cell": 2 * label + predicted, "score": score}, labelled, predicted)
 
@@ -167,6 +172,10 @@ class BinaryEncoder:
 
     def sums(self, columns: Columns, groups: Groups, n_classes: int) -> Statistics:
         return {"matrix": classification.confusion_matrix(columns["cell"], 2, groups)}
+
+    def predicted(self, columns: Columns) -> NDArray[Any] | None:
+        predicted: NDArray[Any] = columns["cell"] & 1
+        return predicted
 
     def unlabelled(self, predicted: NDArray[Any] | None, groups: Groups) -> NDArray[np.int64]:
         assert predicted is not None
@@ -197,12 +206,13 @@ class BinaryEncoder:
             except Exception:  # something else, or a number outside 0..255
                 pass
         try:
-            known = {value: self._flag(value) for value in set(column)}
+            known = {value: self.flag(value) for value in set(column)}
             return np.array([known[value] for value in column], np.int8)
         except Exception:  # unhashable values, or values whose __eq__ fails
-            return np.array([self._flag(value) for value in column], np.int8)
+            return np.array([self.flag(value) for value in column], np.int8)
 
-    def _flag(self, value: Any) -> int:
+    def flag(self, value: Any) -> int:
+        """1 for a positive value, 0 for a negative one; below 0 for what is missing or cannot be used."""
         if is_missing(value):
             return _MISSING_FLAG
         positive = self._positive
@@ -221,7 +231,8 @@ class BinaryEncoder:
         except Exception:
             return _BAD_FLAG
 
-    def _expected(self, what: str, column: Any, row: int) -> str:
+    def expected(self, what: str, column: Any, row: int) -> str:
+        """What is wrong with a value that has no flag."""
         value = None if column is None else column[row]
         if what == "prediction" and value is None:
             return "a row needs a prediction, or a score that the threshold turns into one; got neither."
@@ -296,9 +307,25 @@ class MulticlassEncoder:
             "within_k": groups.sums(within_k.astype(np.float64)),
         }
 
+    def predicted(self, columns: Columns) -> NDArray[Any] | None:
+        return columns["predicted"]
+
     def unlabelled(self, predicted: NDArray[Any] | None, groups: Groups) -> NDArray[np.int64]:
         assert predicted is not None
         return groups.rows_per_cell(predicted, len(self._classes))
+
+    def problem_of(self, what: str, reason: str, value: Any) -> tuple[str, str] | None:
+        """Why a single class cannot be used, and in which words; None if it can, and has a code from now on."""
+        refusals = Refusals(1)
+        codes = np.array([self._classes.code(value)])
+        self._refuse(what, reason, [value], codes, codes == MISSING, refusals)
+        return _first(refusals)
+
+    def probabilities(self, score: Any) -> FloatArray | tuple[str, str]:
+        """The probabilities of a single row, shape ``(C,)``; or why they cannot be used, and in which words."""
+        refusals = Refusals(1)
+        matrix, _ = self._matrix([score], 1, refusals)
+        return _first(refusals) or matrix[0]
 
     def _codes(self, column: RawColumn | None, count: int) -> NDArray[np.int64]:
         if column is None:
@@ -400,6 +427,9 @@ class RegressionEncoder:
         sums = regression.error_sums(columns["label"], columns["predicted"], groups)
         return {"n": groups.rows(), **sums}
 
+    def predicted(self, columns: Columns) -> NDArray[Any] | None:
+        return None
+
     def unlabelled(self, predicted: NDArray[Any] | None, groups: Groups) -> NDArray[np.int64]:
         return groups.rows()[:, np.newaxis]
 
@@ -457,8 +487,15 @@ class RankingEncoder:
         judgements = {name: columns[name] for name in self.dtypes}
         return {"n": groups.rows(), **ranking.judgement_sums(**judgements, ks=self._ks, groups=groups)}
 
+    def predicted(self, columns: Columns) -> NDArray[Any] | None:
+        return None
+
     def unlabelled(self, predicted: NDArray[Any] | None, groups: Groups) -> NDArray[np.int64]:
         return groups.rows()[:, np.newaxis]
+
+
+def _first(refusals: Refusals) -> tuple[str, str] | None:
+    return next(((reason, text) for reason, (_, text) in refusals.reasons.items()), None)
 
 
 _MISSING_FLAG = -1

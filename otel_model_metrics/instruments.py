@@ -24,6 +24,7 @@ from otel_model_metrics import catalog
 from otel_model_metrics.catalog import Naming, Task
 from otel_model_metrics.recorder import Reading
 from otel_model_metrics.snapshot import Selection, Snapshot, objective_series
+from otel_model_metrics.tally import DELAY_BOUNDS
 from otel_model_metrics.version import __version__
 from otel_model_metrics.vocabulary import OTHER
 
@@ -89,7 +90,7 @@ class _SeriesOfMonitor:
             observations.append(Observation(level, self._attributes_of(tuple(extra.items()), None)))
         introduced = self._introduced.setdefault(reader, {})
         self._collect_totals(reading, naming, introduced, into)
-        self._collect_counts(reading, introduced, into)
+        self._collect_counts(reading, snapshot, introduced, into)
 
     def _collect_totals(
         self, reading: Reading, naming: Naming, introduced: dict[str, NDArray[np.bool_]], into: Collected
@@ -113,11 +114,16 @@ class _SeriesOfMonitor:
                     }
                 observations.append(Observation(float(reported[group, cell]), attributes))
 
-    def _collect_counts(self, reading: Reading, introduced: dict[str, NDArray[np.bool_]], into: Collected) -> None:
+    def _collect_counts(
+        self, reading: Reading, snapshot: Snapshot, introduced: dict[str, NDArray[np.bool_]], into: Collected
+    ) -> None:
         names = reading.segment_names
         overflowed = catalog.overflowed(reading.totals, reading.segments, names, self.monitor.task, OTHER)
+        labels = dict(snapshot.labels)
+        labels["matched"] = labels.get("matched", 0) + reading.labelled
         counts = {
-            catalog.LABELS: {"matched": reading.labelled},
+            catalog.LABELS: labels,
+            catalog.DELAYS: _histogram(reading) if snapshot.labels else {},
             catalog.REJECTED: reading.rejected,
             catalog.OVERFLOWED: overflowed,
         }
@@ -141,6 +147,12 @@ class _SeriesOfMonitor:
 
 
 _SEEN = np.ones((1, 1), np.bool_)
+
+
+def _histogram(reading: Reading) -> dict[str, int]:
+    """Delays as histogram_quantile() reads them: by their upper end, each count containing those before it."""
+    ends = [*(str(bound) for bound in DELAY_BOUNDS), "+Inf"]
+    return dict(zip(ends, np.cumsum(reading.delays).tolist(), strict=True))
 
 
 def _grown(mask: NDArray[np.bool_] | None, shape: tuple[int, ...]) -> NDArray[np.bool_]:
@@ -266,6 +278,8 @@ def _instruments_of(meter: Meter, monitor: Exported) -> Iterable[tuple[str, str,
         if monitor.task in metric.intervals:
             for suffix, what in ((catalog.LOWER, "Lower"), (catalog.UPPER, "Upper")):
                 yield metric.instrument + suffix, metric.unit, f"{what} 95 % bound of {metric.name}.", gauge
+    for health in catalog.HEALTH:
+        yield health.instrument, health.unit, health.description, gauge
     yield catalog.NAMESPACE + catalog.OBJECTIVE, catalog.OBJECTIVE_UNIT, catalog.OBJECTIVE_DESCRIPTION, gauge
     for total in catalog.totals_of(monitor.task):
         yield total.instrument, total.unit, total.description, counter

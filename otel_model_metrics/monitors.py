@@ -8,9 +8,11 @@ data and never wait for I/O or a statistic: bad rows are counted, logged once pe
 from __future__ import annotations
 
 import logging
+import math
 import os
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -21,6 +23,10 @@ from otel_model_metrics import catalog, instruments
 from otel_model_metrics.catalog import Naming, Task
 from otel_model_metrics.columns import is_number, to_seconds
 from otel_model_metrics.encoding import BinaryEncoder, Encoder, MulticlassEncoder, RankingEncoder, RegressionEncoder
+from otel_model_metrics.ground_truth.ledger import Scope
+from otel_model_metrics.ground_truth.outcomes import LabelOutcome
+from otel_model_metrics.joining import Joining
+from otel_model_metrics.packing import SegmentPacking, packing_of
 from otel_model_metrics.recorder import Reading, Recorder
 from otel_model_metrics.segments import SegmentTable, key_of
 from otel_model_metrics.snapshot import Selection, Snapshot, select, take_snapshot
@@ -43,6 +49,10 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_renew_lock_in_child)
 
 UNVERSIONED = "unversioned"
+
+# How long a prediction waits for its label, in seconds, and how many wait at most in memory.
+DEFAULT_TTL = 7 * 86_400.0
+DEFAULT_CAPACITY = 100_000
 
 
 def get_monitor(name: str, version: str = UNVERSIONED) -> Monitor:
@@ -86,6 +96,10 @@ class Monitor:
         meter_provider: MeterProvider | None,
         clock: Callable[[], float],
         strict: bool,
+        store: str,
+        ttl: float,
+        capacity: int,
+        positive: Hashable | None = None,
         ks: tuple[int, ...] = (),
     ) -> None:
         self.name = _text(name, "name")
@@ -109,6 +123,20 @@ class Monitor:
         self._staged = self._recorder.staged
         self._key_ids = table.key_ids
         self._limit = 1 if strict else self._recorder.staging_limit
+        packing = packing_of(encoder, positive, self._recorder.locked)
+        if not is_number(ttl) or not 0 < ttl < math.inf:
+            raise ValueError(f"ttl must be seconds > 0, got {ttl!r}.")
+        scope = Scope(
+            self.name,
+            self.version,
+            float(ttl),
+            window.age,
+            _positive_int(capacity, "capacity"),
+            window.maturity,
+        )
+        self._joining = Joining(
+            self._recorder, packing, lambda portable: SegmentPacking(table, portable), store, scope, clock, strict
+        )
         with _monitors_lock:
             if (self.name, self.version) in _monitors:
                 raise ValueError(
@@ -133,11 +161,63 @@ class Monitor:
         return self.collect()[1]
 
     def close(self) -> None:
-        """Stop exporting and free the name. What was not exported yet stays unexported; `snapshot` still works."""
+        """
+        Stop exporting and free the name. What was not exported yet stays unexported; `snapshot` still works. What a
+        store outside this process has not got yet is written first, for some seconds at most.
+        """
         self._registry.remove(self)
+        self._joining.close()
         with _monitors_lock:
             if _monitors.get((self.name, self.version)) is self:
                 del _monitors[self.name, self.version]
+
+    def record_label(self, id: Any, label: Any, *, timestamp: Any = None, wait: float | None = None) -> LabelOutcome:
+        """
+        Record the label of a prediction that was, or will be, recorded under this id.
+
+        Args:
+            id: The id given to `record_prediction`; see there.
+            label: The truth, as for `record`.
+            timestamp: When the truth was known: seconds since 1970 or an aware datetime; now by default.
+            wait: Seconds to wait for a store outside this process; half a millisecond by default.
+
+        Returns:
+            What became of it. ``MATCHED``: the row is in the window (unless it is too old for it, or not old enough)
+            and in the totals of this process, whichever process the prediction came from. ``CORRECTED``: there was
+            another label; its row in the window is replaced, if it is in the window of this process. Totals stay as
+            they are, because they can only grow: they count every prediction once, with its first label, and how many
+            labels were corrected is in ``ml.model.labels``. ``QUEUED``: the store has not decided within `wait`; it
+            will.
+
+        Never raises because of data, and may be called again with the same label: that is a ``DUPLICATE``.
+
+        Cost: about two microseconds with the store in memory.
+        """
+        return self._joining.label(id, label, timestamp, wait)
+
+    def record_label_batch(
+        self, ids: Any, labels: Any, *, timestamps: Any = None, wait: float | None = None
+    ) -> Counter[LabelOutcome]:
+        """
+        Record many labels.
+
+        Args:
+            ids, labels: One entry a label: lists, numpy arrays, pandas Series, pyarrow arrays. Shape ``(n,)``.
+            timestamps: One for all or one for each; now by default.
+            wait: Seconds to wait for a store outside this process, for all of them together.
+
+        Returns:
+            How many labels came to which outcome, as for `record_label`; 0 for what is not in it.
+        """
+        return self._joining.label_many(ids, labels, timestamps, wait)
+
+    def awaits_label(self, id: Any) -> bool:
+        """Whether a prediction of this id is known, labelled or not. Asks the store, wherever it is."""
+        return self._joining.awaits(id)
+
+    def flush(self, seconds: float = 5.0) -> bool:
+        """Wait until a store outside this process has taken and decided everything; returns whether it has."""
+        return self._joining.flush(seconds)
 
     @property
     def selection(self) -> Selection:
@@ -151,13 +231,19 @@ class Monitor:
 
     def collect(self) -> tuple[Reading, Snapshot, Naming]:
         """One consistent state: what was read, its values, and the words for its classes. For the exporting side."""
+        waiting = self._joining.waiting()
         reading = self._recorder.read()
-        snapshot = take_snapshot(self._recorder, reading, self._selection, self.name, self.version)
+        of_labels = None if waiting is None else waiting.statistics(reading)
+        labels = self._joining.counts
+        if labels is not None:
+            labels["matched"] = reading.matched
+        snapshot = take_snapshot(self._recorder, reading, self._selection, self.name, self.version, of_labels, labels)
         return reading, snapshot, Naming(tuple(reading.classes), self._selection.ks)
 
     def reset(self) -> None:
         """Forget every row and total, as a forked child does."""
         self._recorder.reset()
+        self._joining.reset()
 
     def _stage(self, prediction: Any, label: Any, score: Any, segments: Any, timestamp: Any) -> None:
         """Stage one row, as `BinaryMonitor.record` does in line."""
@@ -185,6 +271,10 @@ class BinaryMonitor(Monitor):
         positive: The value that means positive, if predictions and labels are not booleans or 0/1; all other
             values of its kind mean negative.
         threshold: A score alone predicts positive if it is at least this.
+        store: Where predictions wait for labels that come late: ``"memory"``; ``"sqlite:///path"``, which all processes
+            of a machine share and which survives them; ``"redis://host"``, for several machines.
+        ttl: Seconds that a prediction waits for its label, and a label for its prediction; a week by default.
+        capacity: Most predictions that wait in memory, about 200 bytes each; the oldest are given up first.
         meter_provider: An OpenTelemetry provider; the global one by default, whether set before or after.
         clock: Seconds since 1970, for tests.
         strict: Raise ValueError for rows that cannot be used, for tests.
@@ -218,6 +308,9 @@ class BinaryMonitor(Monitor):
         attributes: Mapping[str, str] | None = None,
         positive: Hashable | None = None,
         threshold: float = 0.5,
+        store: str = "memory",
+        ttl: float = DEFAULT_TTL,
+        capacity: int = DEFAULT_CAPACITY,
         meter_provider: MeterProvider | None = None,
         clock: Callable[[], float] = time.time,
         strict: bool = False,
@@ -240,6 +333,10 @@ class BinaryMonitor(Monitor):
             meter_provider=meter_provider,
             clock=clock,
             strict=strict,
+            store=store,
+            ttl=ttl,
+            capacity=capacity,
+            positive=positive,
         )
 
     def record(
@@ -303,6 +400,49 @@ class BinaryMonitor(Monitor):
         """
         self._recorder.add_batch(predictions, labels, scores, segments, timestamps, self._matrices)
 
+    def record_prediction(
+        self,
+        id: Any,
+        prediction: Any = None,
+        *,
+        score: float | None = None,
+        segments: Mapping[str, Any] | Sequence[Any] | None = None,
+        timestamp: Any = None,
+    ) -> None:
+        """
+        Record a prediction whose label comes later, by `record_label`.
+
+        Args:
+            id: What the label will be known by: a string of at most 1,024 characters, an integer, bytes or a UUID. As
+                text they are all the same: ``42`` and ``"42"`` are one id.
+            prediction, score, segments, timestamp: As for `record`.
+
+        An id that is known already, from this process or another one with the same store, has no effect. Never raises
+        because of data, and never waits for disk or network. Of the request nothing is kept but the id, the time, the
+        segments and the prediction with its score, nine bytes.
+
+        Cost: about two microseconds; with a store outside this process, its thread takes as long again.
+        """
+        self._joining.predict(id, prediction, score, segments, timestamp)
+
+    def record_prediction_batch(
+        self,
+        ids: Any,
+        predictions: Any = None,
+        *,
+        scores: Any = None,
+        segments: Mapping[str, Any] | Sequence[Any] | None = None,
+        timestamps: Any = None,
+    ) -> None:
+        """
+        Record many predictions whose labels come later.
+
+        Args:
+            ids: One id a row, shape ``(n,)``.
+            predictions, scores, segments, timestamps: As for `record_batch`.
+        """
+        self._joining.predict_many(ids, predictions, scores, segments, timestamps)
+
 
 class MulticlassMonitor(Monitor):
     """
@@ -348,6 +488,9 @@ class MulticlassMonitor(Monitor):
         classes: Sequence[Hashable] | None = None,
         max_classes: int = 100,
         k: int | Sequence[int] = 3,
+        store: str = "memory",
+        ttl: float = DEFAULT_TTL,
+        capacity: int = DEFAULT_CAPACITY,
         meter_provider: MeterProvider | None = None,
         clock: Callable[[], float] = time.time,
         strict: bool = False,
@@ -368,6 +511,9 @@ class MulticlassMonitor(Monitor):
             meter_provider=meter_provider,
             clock=clock,
             strict=strict,
+            store=store,
+            ttl=ttl,
+            capacity=capacity,
             ks=ks,
         )
 
@@ -416,6 +562,49 @@ class MulticlassMonitor(Monitor):
         """
         self._recorder.add_batch(predictions, labels, scores, segments, timestamps, self._matrices)
 
+    def record_prediction(
+        self,
+        id: Any,
+        prediction: Any = None,
+        *,
+        score: Any = None,
+        segments: Mapping[str, Any] | Sequence[Any] | None = None,
+        timestamp: Any = None,
+    ) -> None:
+        """
+        Record a prediction whose label comes later, by `record_label`.
+
+        Args:
+            id: What the label will be known by: a string of at most 1,024 characters, an integer, bytes or a UUID. As
+                text they are all the same: ``42`` and ``"42"`` are one id.
+            prediction, score, segments, timestamp: As for `record`.
+
+        An id that is known already, from this process or another one with the same store, has no effect. Never raises
+        because of data, and never waits for disk or network. Of the request nothing is kept but the id, the time, the
+        segments and the class with the probabilities, eight bytes each.
+
+        Cost: about two microseconds; with a store outside this process, its thread takes as long again.
+        """
+        self._joining.predict(id, prediction, score, segments, timestamp)
+
+    def record_prediction_batch(
+        self,
+        ids: Any,
+        predictions: Any = None,
+        *,
+        scores: Any = None,
+        segments: Mapping[str, Any] | Sequence[Any] | None = None,
+        timestamps: Any = None,
+    ) -> None:
+        """
+        Record many predictions whose labels come later.
+
+        Args:
+            ids: One id a row, shape ``(n,)``.
+            predictions, scores, segments, timestamps: As for `record_batch`.
+        """
+        self._joining.predict_many(ids, predictions, scores, segments, timestamps)
+
 
 class RegressionMonitor(Monitor):
     """
@@ -444,6 +633,9 @@ class RegressionMonitor(Monitor):
         segment_metrics: Iterable[str] | None = None,
         objectives: Mapping[str, float] | None = None,
         attributes: Mapping[str, str] | None = None,
+        store: str = "memory",
+        ttl: float = DEFAULT_TTL,
+        capacity: int = DEFAULT_CAPACITY,
         meter_provider: MeterProvider | None = None,
         clock: Callable[[], float] = time.time,
         strict: bool = False,
@@ -462,6 +654,9 @@ class RegressionMonitor(Monitor):
             meter_provider=meter_provider,
             clock=clock,
             strict=strict,
+            store=store,
+            ttl=ttl,
+            capacity=capacity,
         )
 
     def record(
@@ -499,6 +694,40 @@ class RegressionMonitor(Monitor):
         """
         self._recorder.add_batch(predictions, labels, None, segments, timestamps, self._matrices)
 
+    def record_prediction(
+        self,
+        id: Any,
+        prediction: Any,
+        *,
+        segments: Mapping[str, Any] | Sequence[Any] | None = None,
+        timestamp: Any = None,
+    ) -> None:
+        """
+        Record a prediction whose label comes later, by `record_label`.
+
+        Args:
+            id: What the label will be known by; see `BinaryMonitor.record_prediction`.
+            prediction, segments, timestamp: As for `record`. Eight bytes are kept of it.
+        """
+        self._joining.predict(id, prediction, None, segments, timestamp)
+
+    def record_prediction_batch(
+        self,
+        ids: Any,
+        predictions: Any,
+        *,
+        segments: Mapping[str, Any] | Sequence[Any] | None = None,
+        timestamps: Any = None,
+    ) -> None:
+        """
+        Record many predictions whose labels come later.
+
+        Args:
+            ids: One id a row, shape ``(n,)``.
+            predictions, segments, timestamps: As for `record_batch`.
+        """
+        self._joining.predict_many(ids, predictions, None, segments, timestamps)
+
 
 class RankingMonitor(Monitor):
     """
@@ -533,6 +762,9 @@ class RankingMonitor(Monitor):
         objectives: Mapping[str, float] | None = None,
         attributes: Mapping[str, str] | None = None,
         k: int | Sequence[int] = 10,
+        store: str = "memory",
+        ttl: float = DEFAULT_TTL,
+        capacity: int = DEFAULT_CAPACITY,
         meter_provider: MeterProvider | None = None,
         clock: Callable[[], float] = time.time,
         strict: bool = False,
@@ -552,6 +784,9 @@ class RankingMonitor(Monitor):
             meter_provider=meter_provider,
             clock=clock,
             strict=strict,
+            store=store,
+            ttl=ttl,
+            capacity=capacity,
             ks=ks,
         )
 
@@ -598,6 +833,40 @@ class RankingMonitor(Monitor):
             segments, timestamps: As for `BinaryMonitor.record_batch`.
         """
         self._recorder.add_batch(predictions, labels, None, segments, timestamps, self._matrices)
+
+    def record_prediction(
+        self,
+        id: Any,
+        prediction: Any,
+        *,
+        segments: Mapping[str, Any] | Sequence[Any] | None = None,
+        timestamp: Any = None,
+    ) -> None:
+        """
+        Record a prediction whose label comes later, by `record_label`.
+
+        Args:
+            id: What the label will be known by; see `BinaryMonitor.record_prediction`.
+            prediction, segments, timestamp: As for `record`. Of each item a digest of eight bytes is kept.
+        """
+        self._joining.predict(id, prediction, None, segments, timestamp)
+
+    def record_prediction_batch(
+        self,
+        ids: Any,
+        predictions: Any,
+        *,
+        segments: Mapping[str, Any] | Sequence[Any] | None = None,
+        timestamps: Any = None,
+    ) -> None:
+        """
+        Record many predictions whose labels come later.
+
+        Args:
+            ids: One id a row, shape ``(n,)``.
+            predictions, segments, timestamps: As for `record_batch`.
+        """
+        self._joining.predict_many(ids, predictions, None, segments, timestamps)
 
 
 def _text(value: Any, what: str) -> str:

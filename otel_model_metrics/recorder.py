@@ -1,5 +1,5 @@
 """
-One monitor's memory: rows are staged without a lock, drained into columns, kept in the ring and added to the totals.
+The way of a row from its caller to the tally: staged without a lock, drained into columns, refused if it is unusable.
 
 The lock is held to encode and to copy, never to compute a statistic of the window, so a caller of `record` waits
 for neither an export nor another caller.
@@ -21,20 +21,23 @@ from numpy.typing import NDArray
 from otel_model_metrics import encoding
 from otel_model_metrics.columns import RawColumn, read_column, to_times
 from otel_model_metrics.encoding import Encoder, Refusals
-from otel_model_metrics.segments import MAX_REMEMBERED_KEYS, UNUSABLE_SET, SegmentTable, SetCodes, key_of
+from otel_model_metrics.packing import Packing, SegmentPacking
+from otel_model_metrics.segments import UNUSABLE_SET, SegmentTable, key_of
 from otel_model_metrics.statistics.groups import Groups
-from otel_model_metrics.totals import Sums, Totals
-from otel_model_metrics.window import TIME, Columns, RingBuffer, Window
+from otel_model_metrics.tally import SETS, Tally
+from otel_model_metrics.totals import Sums
+from otel_model_metrics.window import TIME, Columns, Window
 
 Refused = tuple[str, int, str]  # reason, number of rows, what was wrong with the first of them
 
 STAGED_FIELDS = 5  # time, prediction, label, score, segment key
-SETS = "segments"  # the ring's column of segment set codes
+JOINED_FIELDS = 5  # time of prediction, time of label, prediction, label, segments; the last three packed
+_JOINED_AT_ONCE = 4096
 
 _logger = logging.getLogger("otel_model_metrics")
 
 # A clock may be a little ahead on another machine; a timestamp in milliseconds is far beyond this.
-_FUTURE_TOLERANCE = 300.0
+FUTURE_TOLERANCE = 300.0
 _BATCH_PIECE = 65_536
 # Callers leave draining to whoever holds the lock, until this many times the usual number of rows is staged.
 _STAGING_BACKLOG = 16
@@ -55,7 +58,11 @@ class Reading:
         age: Seconds since the oldest row in the window, 0.0 for an empty one.
         totals: Statistics of all rows of this process; ``unlabelled`` is that of `Encoder.unlabelled`.
         rejected: Rows not used, by reason.
-        labelled, unlabelled: Number of rows of this process with and without a label.
+        labelled, unlabelled: Number of rows of this process that came with their label, and without.
+        matched: Number of labels of this process that came later, and found their prediction.
+        delays: How many labels came late by how much: one number for each of `tally.DELAY_BOUNDS`, and one beyond.
+        newest_labels: Time of the newest label that came late, for each group; minus infinity where there is none.
+        now: When it was read.
         used: Whether this process has recorded anything.
     """
 
@@ -69,12 +76,16 @@ class Reading:
     rejected: dict[str, int]
     labelled: int
     unlabelled: int
+    matched: int
+    delays: NDArray[np.int64]
+    newest_labels: NDArray[np.float64]
+    now: float
     used: bool
 
 
 class Recorder:
     """
-    Staging list, ring and totals of one monitor.
+    Staging lists and tally of one monitor.
 
     Args:
         title: What log lines call the monitor, e.g. ``model 'fraud' 2026.11``.
@@ -96,29 +107,37 @@ class Recorder:
     ) -> None:
         self._title = title
         self._encoder = encoder
-        self._age = window.age
         self._segments = segments
         self._clock = clock
         self._strict = strict
-        self._ring = RingBuffer(window.rows, {SETS: np.int32, **encoder.dtypes})
-        # After compaction there are at most as many as rows in the ring and remembered keys.
-        self._max_sets = 2 * (window.rows + MAX_REMEMBERED_KEYS)
+        self._tally = Tally(encoder, window, segments)
         self.staged: list[Any] = []
+        # Rows whose label came late, as stores keep them; what unpacks them is set by whoever stages them.
+        self.joined: list[Any] = []
+        self._unpack: tuple[Packing, SegmentPacking] | None = None
         self.staging_limit = encoder.staging_rows * STAGED_FIELDS
         self.reset()
 
     @property
     def nbytes(self) -> int:
         """Memory of the window, in bytes."""
-        return self._ring.nbytes
+        return self._tally.nbytes
+
+    def locked(self) -> threading.Lock:
+        """The lock that guards classes and segments."""
+        return self._lock
+
+    def unpack_with(self, packing: Packing, segments: SegmentPacking) -> None:
+        """How what is in `joined` is to be read."""
+        self._unpack = packing, segments
 
     def reset(self) -> None:
         """Forget every row and total, and renew the lock: a forked child starts empty."""
         self._lock = threading.Lock()
         self.staged.clear()
-        self._ring.clear()
-        self._totals = Totals()
-        self._labelled = self._unlabelled = 0
+        self.joined.clear()
+        self._tally.clear()
+        self.matched = 0  # labels that came late and found their prediction
         self._rejected = dict.fromkeys(encoding.REASONS, 0)
         self._used = False
         self._logged: dict[str, tuple[float, int]] = {}
@@ -129,7 +148,7 @@ class Recorder:
 
         Waits only when that thread has fallen far behind, for staging must stay bounded.
         """
-        backlog = len(self.staged) >= _STAGING_BACKLOG * self.staging_limit
+        backlog = len(self.staged) + len(self.joined) >= _STAGING_BACKLOG * self.staging_limit
         if self._lock.acquire(blocking=backlog):
             try:
                 refusals = self._drain(self._clock())
@@ -196,7 +215,8 @@ class Recorder:
         with self._lock:
             now = self._clock()
             self._drain(now)
-            live = self._ring.live(None if self._age is None else now - self._age)
+            self._tally.mature(now)
+            live = self._tally.live(now)
             times = live.pop(TIME)
             # Copied under the lock and used outside it: 100,000 rows take about 0.1 ms.
             columns = {name: column.copy() for name, column in live.items()}
@@ -207,25 +227,20 @@ class Recorder:
                 classes=self._encoder.classes(),
                 segment_names=list(self._segments.names.names),
                 age=max(0.0, now - float(times[0])) if len(times) else 0.0,
-                totals=self._all_totals(),
-                unlabelled=self._unlabelled,
+                totals=self._tally.totals(),
                 rejected=dict(self._rejected),
-                labelled=self._labelled,
+                labelled=self._tally.labelled,
+                unlabelled=self._tally.unlabelled,
+                matched=self.matched,
+                delays=self._tally.delays.copy(),
+                newest_labels=self._tally.newest_labels,
+                now=now,
                 used=self._used,
             )
 
     def sums(self, reading: Reading) -> Sums:
         """The statistics of the rows in the window."""
         return self._encoder.sums(reading.columns, reading.groups, len(reading.classes))
-
-    def _all_totals(self) -> Sums:
-        """Totals with every statistic and every known group in them, if only as zeros."""
-        nothing = {name: column[:0] for name, column in self._ring.live(None).items()}
-        groups = self._segments.groups_of(nothing[SETS])
-        predicted = np.zeros(0, np.int64)
-        sums = self._encoder.sums(nothing, groups, len(self._encoder.classes()))
-        self._totals.add({**sums, "unlabelled": self._encoder.unlabelled(predicted, groups)})
-        return self._totals.copy()
 
     def _drain(self, now: float) -> list[Refused]:
         """Encode staged rows, with the lock held; returns what was refused."""
@@ -247,7 +262,84 @@ class Recorder:
                 now=now,
                 refusals=refusals,
             )
+        while self.joined:
+            refusals += self._drain_joined(now)
         return refusals
+
+    def _drain_joined(self, now: float) -> list[Refused]:
+        """Rows whose label came late; what cannot be used any more is refused like any other row."""
+        length = min(len(self.joined), _JOINED_AT_ONCE * JOINED_FIELDS)
+        predicted, labelled, predictions, labels, segments = (
+            self.joined[field:length:JOINED_FIELDS] for field in range(JOINED_FIELDS)
+        )
+        del self.joined[:length]
+        self._used = True
+        count = len(predicted)
+        self.matched += count
+        try:
+            columns, refusals = self._unpacked(predicted, predictions, labels, segments)
+            times = np.array(labelled, np.float64)
+            if refusals:
+                kept = refusals.kept
+                columns, times = {name: column[kept] for name, column in columns.items()}, times[kept]
+            if len(times):
+                self._tally.add_joined(columns, times, now)
+            found = [(reason, refused, text) for reason, (refused, text) in refusals.reasons.items()]
+        except Exception:
+            _logger.exception("Internal error of otel_model_metrics with late labels of %s", self._title)
+            found = [(encoding.INTERNAL_ERROR, count, "see the traceback in the log.")]
+        for reason, refused, text in found:
+            self._reject(reason, refused, text, now)
+        return found
+
+    def _unpacked(
+        self,
+        predicted: Sequence[float],
+        predictions: Sequence[bytes],
+        labels: Sequence[bytes],
+        segments: Sequence[bytes],
+    ) -> tuple[Columns, Refusals]:
+        """Packed rows as the ring's columns; `TIME` is that of the prediction."""
+        assert self._unpack is not None
+        packing, of_segments = self._unpack
+        refusals = Refusals(len(predicted))
+        encoded = self._encoder.encode(*packing.columns(predictions, labels), len(predicted), refusals)
+        codes = {packed: of_segments.set_code(packed) for packed in set(segments)}
+        sets = np.array([codes[packed] for packed in segments], np.int32)
+        return {TIME: np.array(predicted, np.float64), SETS: sets, **encoded.columns}, refusals
+
+    def groups_of(self, sets: NDArray[np.int32]) -> Groups:
+        """The groups of these segment sets, with the lock held."""
+        return self._segments.groups_of(sets)
+
+    def mark_used(self) -> None:
+        """From now on there is something to export, if only that there is nothing yet."""
+        self._used = True
+
+    def correct(
+        self, predicted: float, labelled: float, prediction: bytes, labels: tuple[bytes, bytes], segments: bytes
+    ) -> bool:
+        """
+        Give a row another label; returns whether it is in the window, or waits to be. Totals keep the first label.
+
+        Args:
+            predicted, labelled: Time of the prediction, and of its first label.
+            prediction: The prediction, packed.
+            labels: The label before and after, packed.
+            segments: The segments, packed.
+        """
+        with self._lock:
+            now = self._clock()
+            self._drain(now)
+            both, refusals = self._unpacked([predicted] * 2, [prediction] * 2, labels, [segments] * 2)
+            if refusals:
+                return False
+            old, new = ({name: column[row : row + 1] for name, column in both.items()} for row in (0, 1))
+            return self._tally.correct(old, new, labelled)
+
+    def refuse(self, reason: str, text: str) -> None:
+        """Reject one row that cannot be used; raises ValueError if strict."""
+        self._refuse_call(reason, 1, text)
 
     def _take_guarded(
         self,
@@ -259,12 +351,12 @@ class Recorder:
     ) -> None:
         """As `_take`, but a fault of ours costs the rows, counted, and never reaches the caller."""
         self._used = True
-        before = self._labelled + self._unlabelled
+        before = self._tally.counted
         try:
             found = self._take(times, *args, now=now, **kwargs)
         except Exception:
             _logger.exception("Internal error of otel_model_metrics with rows of %s", self._title)
-            lost = len(times) - (self._labelled + self._unlabelled - before)
+            lost = len(times) - (self._tally.counted - before)
             found = [(encoding.INTERNAL_ERROR, lost, "see the traceback in the log.")]
         for reason, count, text in found:
             self._reject(reason, count, text, now)
@@ -310,7 +402,7 @@ class Recorder:
         if sets.min(initial=0) < 0:
             problem = self._segments.problem
             refusals.add(encoding.INVALID_SEGMENT, sets == UNUSABLE_SET, lambda row: problem)
-        timely = (times >= 0) & (times <= now + _FUTURE_TOLERANCE)
+        timely = (times >= 0) & (times <= now + FUTURE_TOLERANCE)
         if not timely.all():
             refusals.add(
                 encoding.INVALID_TIMESTAMP,
@@ -324,34 +416,16 @@ class Recorder:
             unlabelled = ~labelled if kept is None else ~labelled & kept
             labelled = labelled if kept is None else labelled & kept
             if unlabelled.any():
-                self._add_unlabelled(encoded.predicted, sets, unlabelled)
+                predicted = None if encoded.predicted is None else encoded.predicted[unlabelled]
+                self._tally.add_unlabelled(predicted, sets[unlabelled])
         elif kept is not None:
             labelled = kept
         columns_of_rows: Columns = {TIME: times, SETS: sets, **encoded.columns}
         if labelled is not None:
             columns_of_rows = {name: column[labelled] for name, column in columns_of_rows.items()}
         if len(columns_of_rows[TIME]):
-            self._add_labelled(columns_of_rows, now)
+            self._tally.add_labelled(columns_of_rows, now)
         return [(reason, refused, text) for reason, (refused, text) in refusals.reasons.items()]
-
-    def _add_unlabelled(self, predicted: NDArray[Any] | None, sets: SetCodes, rows: NDArray[np.bool_]) -> None:
-        groups = self._segments.groups_of(sets[rows])
-        counts = self._encoder.unlabelled(None if predicted is None else predicted[rows], groups)
-        self._totals.add({"unlabelled": counts})
-        self._unlabelled += int(np.count_nonzero(rows))
-
-    def _add_labelled(self, columns: Columns, now: float) -> None:
-        groups = self._segments.groups_of(columns[SETS])
-        self._totals.add(self._encoder.sums(columns, groups, len(self._encoder.classes())))
-        self._labelled += len(columns[TIME])
-        if self._age is not None and columns[TIME].min() < now - self._age:
-            # A row older than the window must not push out one that is in it.
-            recent = columns[TIME] >= now - self._age
-            columns = {name: column[recent] for name, column in columns.items()}
-        self._ring.append(columns)
-        if self._segments.sets > self._max_sets:
-            held = self._ring.live(None)[SETS]
-            self._ring.replace(SETS, self._segments.compact(held))
 
     def _refuse_call(self, reason: str, count: int, text: str) -> None:
         with self._lock:

@@ -195,6 +195,20 @@ class SegmentTable:
             )
         return result
 
+    def groups_of_set(self, code: int) -> tuple[int, ...]:
+        """The groups of a segment set, without the overall one. Unlike codes of sets, those of groups stay for ever."""
+        return self._sets[code]
+
+    def set_of_groups(self, groups: tuple[int, ...]) -> int:
+        """The code of a segment set."""
+        return self._set_code(groups)
+
+    def group_named(self, name: str, value: str) -> int:
+        """The group of a segment that another process has named, or less than 0 if it is not allowed here."""
+        if value != OTHER:
+            return self._group(name, value)
+        return UNUSABLE if self._name_code(name) == UNUSABLE else self._register(name, OTHER)
+
     def compact(self, codes: SetCodes) -> SetCodes:
         """
         Forget every set that no row in `codes` has, and renumber the rest; segments themselves stay.

@@ -70,6 +70,8 @@ class Snapshot:
         rows: Labelled rows in the window.
         series: Every value, for export.
         segments: Name and value of each group; None for group 0, the whole window.
+        rejected: Rows of this process that were not used, by reason.
+        labels: Labels of this process that came late, by outcome (`LabelOutcome`), and predictions without one.
     """
 
     model: str
@@ -81,6 +83,7 @@ class Snapshot:
     task: Task
     ks: tuple[int, ...]
     rejected: Mapping[str, int]
+    labels: Mapping[str, int]
     _index: Mapping[tuple[str, Variant], Series] = field(repr=False, compare=False)
 
     def value(
@@ -91,6 +94,7 @@ class Snapshot:
         average: str | None = None,
         class_: object = None,
         k: int | None = None,
+        quantile: float = 0.5,
     ) -> float | None:
         """
         One value.
@@ -101,6 +105,7 @@ class Snapshot:
             average: ``"macro"`` (default) or ``"weighted"``, for metrics that multiclass monitors have per class.
             class_: A class instead of an average.
             k: The cut-off of metrics at k; the monitor's first one by default.
+            quantile: 0.5, 0.9 or 0.99, of ``label.delay``.
 
         Returns:
             The value; None if it is undefined (for lack of rows, or of a class among them), or if the segment has
@@ -109,6 +114,11 @@ class Snapshot:
         Raises:
             KeyError: If the monitor does not compute such a metric.
         """
+        health = next((entry for entry in catalog.HEALTH if entry.name == metric), None)
+        if health is not None:
+            of_quantile = ((catalog.QUANTILE, f"{quantile:g}"),) if health.by_quantile else ()
+            of_labels = self._index.get((metric, of_quantile))
+            return None if of_labels is None else _value_at(of_labels, self._group(segment))
         definition = catalog.BY_NAME.get(metric.removesuffix(catalog.LOWER).removesuffix(catalog.UPPER))
         if definition is None or self.task not in definition.functions:
             raise KeyError(_unknown_metric(metric, [entry.name for entry in catalog.metrics_of(self.task)]))
@@ -126,8 +136,8 @@ class Snapshot:
         All defined values, as plain data fit for JSON.
 
         Returns:
-            ``{"model", "version", "rows", "values", "segments", "objectives", "rejected"}``; ``values`` maps a
-            metric, with its variant in braces where there is one (``f1{average=macro}``), to a float, and
+            ``{"model", "version", "rows", "values", "segments", "objectives", "rejected", "labels"}``; ``values`` maps
+            a metric, with its variant in braces where there is one (``f1{average=macro}``), to a float, and
             ``segments`` maps ``name=value`` to such a mapping.
         """
         values: dict[str, float] = {}
@@ -154,6 +164,7 @@ class Snapshot:
             "segments": segments,
             "objectives": dict(self.objectives),
             "rejected": {reason: count for reason, count in self.rejected.items() if count},
+            "labels": {outcome: count for outcome, count in self.labels.items() if count},
         }
 
     def _variant(self, definition: MetricDefinition, average: str | None, class_: object, k: int | None) -> Variant:
@@ -173,9 +184,24 @@ class Snapshot:
         return next((group for group, known in enumerate(self.segments) if known == wanted), None)
 
 
-def take_snapshot(recorder: Recorder, reading: Reading, selection: Selection, model: str, version: str) -> Snapshot:
+def take_snapshot(
+    recorder: Recorder,
+    reading: Reading,
+    selection: Selection,
+    model: str,
+    version: str,
+    of_labels: Mapping[str, Any] | None = None,
+    labels: Mapping[str, int] | None = None,
+) -> Snapshot:
     """
     Compute the values of one reading.
+
+    Args:
+        recorder, reading: Where the rows come from.
+        selection: Which metrics.
+        model, version: Whose.
+        of_labels: What the functions of `catalog.HEALTH` ask for; None if no label came late.
+        labels: Labels by outcome, likewise.
 
     Cost: one pass over the rows for the additive metrics of all segments; a sort for ``roc_auc`` and
     ``average_precision``; metrics that need rows cost one more pass for each segment that has them.
@@ -184,6 +210,8 @@ def take_snapshot(recorder: Recorder, reading: Reading, selection: Selection, mo
     sums["age"] = np.array([reading.age])
     rows = _rows_by_group(selection.task, reading)
     series = list(_all_series(selection, sums, rows, reading.groups.count, reading.classes))
+    if of_labels is not None:
+        series += _health_series(selection, of_labels, len(reading.segments))
     return Snapshot(
         model=model,
         version=version,
@@ -194,6 +222,7 @@ def take_snapshot(recorder: Recorder, reading: Reading, selection: Selection, mo
         task=selection.task,
         ks=selection.ks,
         rejected=reading.rejected,
+        labels=labels or {},
         _index={(one.name, one.variant): one for one in series},
     )
 
@@ -235,6 +264,22 @@ def _series(
             yield Series(name, ((catalog.AVERAGE, average),), function(values, sums["support"][: len(values)]))
         for column in range(values.shape[1]):
             yield Series(name, ((catalog.CLASS, classes[column]),), values[:1, column])
+
+
+def _health_series(selection: Selection, of_labels: Mapping[str, Any], groups: int) -> Iterable[Series]:
+    """
+    The health of labels. Counts of predictions that wait, made in another process too, may be of groups without rows.
+    """
+    for definition in catalog.HEALTH:
+        wanted = groups if definition.name in selection.in_segments else 1
+        given = {name: of_labels[name] for name in catalog.arguments_of(definition.function)}
+        if definition.by_quantile:
+            values = np.array([definition.function(given["delays"](group)) for group in range(wanted)])
+            for column, quantile in enumerate(catalog.QUANTILES):
+                yield Series(definition.name, ((catalog.QUANTILE, f"{quantile:g}"),), values[:, column])
+        else:
+            values = definition.function(**{name: values[:wanted] for name, values in given.items()})
+            yield Series(definition.name, (), values)
 
 
 def _rows_by_group(task: Task, reading: Reading) -> Callable[[int], catalog.Sums]:
@@ -287,8 +332,13 @@ def select(
     )
     if segment_metrics is None:
         in_segments = {definition.name for definition in definitions if definition.in_segments}
+        in_segments |= {definition.name for definition in catalog.HEALTH if definition.in_segments}
     else:
-        in_segments = set(_checked(segment_metrics, chosen, "segment_metrics")) | {"window.rows"}
+        of_labels = {definition.name for definition in catalog.HEALTH}
+        segment_metrics = _several(segment_metrics, "segment_metrics")
+        of_rows = [name for name in segment_metrics if name not in of_labels]
+        _checked(of_rows, chosen, "segment_metrics")
+        in_segments = {*segment_metrics, "window.rows"}
     levels: dict[str, float] = {}
     for name, level in (objectives or {}).items():
         _checked([_metric_of_objective(name, ks)[0]], chosen, "objectives")
@@ -326,10 +376,14 @@ def _metric_of_objective(name: str, ks: tuple[int, ...]) -> tuple[str, int]:
     return name, ks[0] if ks else 0
 
 
-def _checked(names: Iterable[str], known: Sequence[str], argument: str) -> list[str]:
+def _several(names: Iterable[str], argument: str) -> list[str]:
     if isinstance(names, str):
         raise TypeError(f'{argument} must be several names, got the single string {names!r}. Write ["{names}"].')
-    names = list(names)
+    return list(names)
+
+
+def _checked(names: Iterable[str], known: Sequence[str], argument: str) -> list[str]:
+    names = _several(names, argument)
     for name in names:
         if name not in known:
             raise ValueError(f"{_unknown_metric(name, known)} ({argument}=)")

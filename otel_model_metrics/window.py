@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
@@ -30,24 +30,38 @@ class Window:
     Which rows count: the newest `rows` rows, and none older than `age` seconds.
 
     Args:
-        rows: Most rows held, >= 1. Bounds memory: about 40 bytes a row.
+        rows: Most rows held, >= 1. Bounds memory: about 40 bytes a row, and 8 more where labels come late.
         age: Greatest age of a row in seconds, > 0; None for no limit.
+        by: What a row's age counts from: the time its ``"label"`` came, or that of its ``"prediction"``. They differ
+            only for labels that come late.
+        maturity: A row counts only when its prediction is so many seconds old, >= 0, however soon its label came: where
+            bad news comes faster than good, the first labels alone would be the wrong picture. Ages count from then on.
 
     Raises:
-        ValueError, TypeError: If `rows` or `age` is out of range or not a number.
+        ValueError, TypeError: If an argument is out of range or of the wrong kind.
 
     >>> Window(rows=500, age=3600.0)
-    Window(rows=500, age=3600.0)
+    Window(rows=500, age=3600.0, by='label', maturity=0.0)
     """
 
     rows: int = 10_000
     age: float | None = None
+    by: Literal["label", "prediction"] = "label"
+    maturity: float = 0.0
 
     def __post_init__(self) -> None:
         if isinstance(self.rows, bool) or not isinstance(self.rows, (int, np.integer)):
             raise TypeError(f"Window needs rows as a whole number, got {self.rows!r} ({type(self.rows).__name__}).")
         if self.rows < 1:
             raise ValueError(f"Window needs rows >= 1, got {self.rows}.")
+        if self.by not in ("label", "prediction"):
+            raise ValueError(f"Window needs by='label' or by='prediction', got {self.by!r}.")
+        if isinstance(self.maturity, bool) or not isinstance(self.maturity, (int, float, np.integer, np.floating)):
+            raise TypeError(
+                f"Window needs maturity in seconds, got {self.maturity!r} ({type(self.maturity).__name__})."
+            )
+        if not (math.isfinite(self.maturity) and self.maturity >= 0):
+            raise ValueError(f"Window needs maturity >= 0 seconds, got {self.maturity}.")
         if self.age is None:
             return
         if isinstance(self.age, bool) or not isinstance(self.age, (int, float, np.integer, np.floating)):
@@ -75,7 +89,7 @@ class RingBuffer:
     """
 
     def __init__(self, rows: int, dtypes: Mapping[str, DTypeLike]) -> None:
-        self._rows = int(rows)
+        self._rows = self.rows = int(rows)
         dtypes = {TIME: np.float64, **dtypes}
         row_bytes = sum(np.dtype(dtype).itemsize for dtype in dtypes.values())
         self._slack = max(int(self._rows * min(_MOST_SLACK, max(_LEAST_SLACK, _ROW_BYTES / row_bytes - 1))), 64)
@@ -87,6 +101,9 @@ class RingBuffer:
     def nbytes(self) -> int:
         """Memory held, in bytes."""
         return sum(column.nbytes for column in self._columns.values())
+
+    def __len__(self) -> int:
+        return self._end - self._start
 
     def clear(self) -> None:
         """Forget all rows."""
@@ -157,3 +174,49 @@ class RingBuffer:
     def replace(self, name: str, values: NDArray[Any]) -> None:
         """Overwrite one column of all rows held, e.g. after a renumbering."""
         self._columns[name][self._start : self._end] = values
+
+    def until(self, latest: float) -> int:
+        """How many rows are no later than `latest`."""
+        return int(np.searchsorted(self._columns[TIME][self._start : self._end], latest, side="right"))
+
+    def take(self, count: int) -> Columns:
+        """Remove the oldest `count` rows, and return them."""
+        end = min(self._start + count, self._end)
+        taken = {name: column[self._start : end].copy() for name, column in self._columns.items()}
+        self._start = end
+        return taken
+
+    def exchange(self, old: Columns, new: Columns) -> bool:
+        """
+        Overwrite one row with another of the same time.
+
+        Args:
+            old: The row's time and some of its columns, each of length 1. Rows that are equal in these are
+                interchangeable, so it does not matter which of them is meant.
+            new: What to write, each of length 1.
+
+        Returns:
+            Whether there is such a row.
+
+        Cost: O(log n), and O(rows of the same time).
+        """
+        times = self._columns[TIME][self._start : self._end]
+        moment = float(old[TIME][0])
+        begin = self._start + int(np.searchsorted(times, moment, side="left"))
+        end = self._start + int(np.searchsorted(times, moment, side="right"))
+        same = np.ones(end - begin, np.bool_)
+        for name, value in old.items():
+            held = self._columns[name][begin:end]
+            wanted = value.astype(held.dtype)
+            equal = (held == wanted) | ((held != held) & (wanted != wanted))  # an absent score is NaN
+            same &= equal.reshape(len(same), -1).all(axis=1)
+        if not same.any():
+            return False
+        place = begin + int(np.argmax(same))
+        for name, value in new.items():
+            self._columns[name][place] = value[0]
+        return True
+
+    def add_column(self, name: str, dtype: DTypeLike, value: Any) -> None:
+        """Hold one more column from now on, with this value for the rows that are there."""
+        self._columns[name] = np.full(self._rows + self._slack, value, dtype)

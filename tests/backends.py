@@ -6,12 +6,13 @@ import contextlib
 import dataclasses
 import json
 import os
+import signal
 import socket
 import subprocess
 import time
 import urllib.parse
 import urllib.request
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ COLLECTOR_CONFIG = Path(__file__).parent.parent / "grafana" / "otel-collector.ya
 
 def binary(name: str) -> str:
     """Path of a backend; without it the test is skipped with the reason, or fails where CI=true."""
-    finder = "collector" if name == "otelcol" else "backends"
+    finder = {"otelcol": "collector", "redis-server": "redis"}.get(name, "backends")
     found = CACHE / f"{finder}.env"
     lines = dict(line.split("=", 1) for line in found.read_text().splitlines()) if found.exists() else {}
     path = lines.get(name)
@@ -262,3 +263,85 @@ def collector(folder: Path, store: Store) -> Iterator[Collector]:
     # Of the two receivers the one for gRPC is started first.
     with running([binary("otelcol"), f"--config={COLLECTOR_CONFIG}"], http, log, env=variables):
         yield Collector(f"http://{http}", f"http://{grpc}", log)
+
+
+class RedisServer:
+    """A Redis on loopback that keeps nothing on disk; it can be halted, ended, and started again on the same port."""
+
+    def __init__(self, folder: Path, port: int, extra: Sequence[str] = ()) -> None:
+        self.port = port
+        self.url = f"redis://127.0.0.1:{port}/0"
+        self.log = folder / f"redis-{port}.log"  # of all its starts
+        self.process: subprocess.Popen[bytes] | None = None  # None while there is none
+        self._command = [
+            *(binary("redis-server"), "--bind", "127.0.0.1", "--port", str(port), "--dir", str(folder)),
+            *("--save", "", "--appendonly", "no"),
+            *extra,
+        ]
+
+    def start(self) -> None:
+        """Start it, empty, and wait until it answers."""
+        assert self.process is None, "it runs already"
+        with self.log.open("a") as output:
+            process = self.process = subprocess.Popen(self._command, stdout=output, stderr=output)
+
+        def answers() -> bool:
+            assert process.poll() is None, self.log.read_text()
+            with socket.create_connection(("127.0.0.1", self.port), timeout=10) as connection:
+                connection.sendall(b"PING\r\n")
+                return connection.recv(1) in (b"+", b"-")  # -: with a password in `extra`
+
+        eventually(answers, self._command[0])
+
+    def pause(self) -> None:
+        """Halt it: connections are still accepted, by the kernel, but nothing is answered."""
+        process = self._running()
+        process.send_signal(signal.SIGSTOP)
+        _, status = os.waitpid(process.pid, os.WUNTRACED)  # until it has really halted
+        assert os.WIFSTOPPED(status), self.log.read_text()
+
+    def resume(self) -> None:
+        """Let it go on after `pause`."""
+        self._running().send_signal(signal.SIGCONT)
+
+    def stop(self) -> None:
+        """End it in good order, also while it is paused."""
+        process = self._running()
+        process.terminate()
+        process.send_signal(signal.SIGCONT)  # a halted process does not notice that it is asked to end
+        try:
+            process.wait(10)
+        except subprocess.TimeoutExpired:  # such as in an endless script
+            process.kill()
+            process.wait()
+        self.process = None
+
+    def kill(self) -> None:
+        """End it without any warning, also while it is paused."""
+        process = self._running()
+        process.kill()
+        process.wait()
+        self.process = None
+
+    def _running(self) -> subprocess.Popen[bytes]:
+        assert self.process is not None, "it does not run"
+        return self.process
+
+
+@contextlib.contextmanager
+def redis_server(folder: Path, *, port: int | None = None, extra: Sequence[str] = ()) -> Iterator[RedisServer]:
+    """
+    A Redis that runs when the block begins, and no longer when it ends.
+
+    Args:
+        folder: For its log.
+        port: Where it listens; any free one if not given.
+        extra: Further arguments, such as ("--maxmemory", "10mb").
+    """
+    server = RedisServer(folder, free_port() if port is None else port, extra)
+    try:
+        server.start()
+        yield server
+    finally:
+        if server.process is not None:
+            server.stop()

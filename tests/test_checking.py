@@ -379,7 +379,7 @@ def test_what_one_file_records_another_may_use():
     assert [
         "alerts.yaml: g, rule 1 (A): nothing records ml_model:specifity:1h, here or by default; did you mean "
         "ml_model:specificity:1h?",
-        "alerts.yaml: g, rule 1 (A): there is no Prometheus label ml_tier; did you mean ml_metric?",
+        "alerts.yaml: g, rule 1 (A): there is no Prometheus label ml_tier; did you mean ml_quantile?",
     ] == problems([one])
 
 

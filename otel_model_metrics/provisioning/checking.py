@@ -208,6 +208,7 @@ class Known:
             if metric.better
         }
         gauges = {settings.gauge(metric.name, metric.unit) for metric in catalog.METRICS}
+        gauges |= {settings.gauge(health.name, health.unit) for health in catalog.HEALTH}
         totals = [*(total.name for total in catalog.TOTALS), *(count.name for count in catalog.COUNTS)]
         counters = {promql.counter_name(name, settings.naming, settings.namespace) for name in totals}
         self.metrics = {settings.gauge(catalog.OBJECTIVE, catalog.OBJECTIVE_UNIT), *self.qualities, *gauges, *counters}

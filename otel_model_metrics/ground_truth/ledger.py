@@ -1,0 +1,83 @@
+"""
+What a monitor asks of a store: one ledger for each model and version.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from otel_model_metrics.ground_truth.cohorts import Cell, width_of
+from otel_model_metrics.ground_truth.entries import Decision, Label, Prediction
+
+
+@dataclass(frozen=True)
+class Scope:
+    """
+    Whose predictions a ledger keeps, and for how long.
+
+    Attributes:
+        model, version: Name and version of the model.
+        ttl: Seconds that a prediction waits for its label, > 0.
+        horizon: Seconds that coverage looks back; None for ttl.
+        capacity: Most predictions kept, where the store is bounded by number.
+        maturity: Seconds that a prediction must be old to be asked for its label.
+    """
+
+    model: str
+    version: str
+    ttl: float
+    horizon: float | None
+    capacity: int
+    maturity: float = 0.0
+
+    @property
+    def width(self) -> float:
+        """Seconds of a cohort."""
+        return width_of(self.ttl, self.horizon, self.maturity)
+
+
+# Told of every decision that is not immediate once it holds, from the thread that made it; with None for the decision,
+# of an operation that was given up. And told of counts by outcome that belong to no operation: evictions and the like.
+Decided = Callable[[Prediction | Label, Decision | None], None]
+Counted = Callable[[str, int], None]
+
+
+class Ledger(Protocol):
+    """
+    Predictions of one model and version, waiting for their labels.
+
+    Attributes:
+        immediate: Whether decisions are made, and returned, at once; else they are told to `Decided`, later.
+        portable: Whether others read it too, so that segments must be packed as text.
+        answer_within: Seconds that a label waits for a decision by default; 0.0 if it is made at once.
+    """
+
+    immediate: bool
+    portable: bool
+    answer_within: float
+
+    def predict(self, given: Prediction, now: float) -> Decision | None:
+        """Take a prediction; returns the decision if it is immediate. Never waits for disk or network, never raises."""
+
+    def label(self, given: Label, now: float, wait: float) -> Decision | None:
+        """Take a label; None if there is no decision within so many seconds, which then is made later."""
+
+    def label_many(self, given: list[Label], now: float, wait: float) -> list[Decision | None]:
+        """Take labels; as `label` for each, with one wait for all."""
+
+    def awaits(self, id: str) -> bool:
+        """Whether a prediction of this id is there. May read from disk or network."""
+
+    def cells(self) -> list[Cell]:
+        """The cohorts; for a store outside this process as of some moments ago."""
+
+    def flush(self, seconds: float) -> bool:
+        """Wait until all that was taken is decided and `cells` knows of it; returns whether that was in time."""
+
+    def reset(self) -> None:
+        """Forget what this process holds, in a forked child."""
+
+    def close(self) -> None:
+        """Write what is not written yet, and end."""

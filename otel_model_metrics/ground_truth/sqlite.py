@@ -1,0 +1,303 @@
+"""
+The store in a SQLite file: shared by all processes of a machine, and there after a restart.
+
+Writes are transactions of many operations, made by one thread a process (`background.py`) in WAL mode, so readers and
+writers of several processes do not wait for each other longer than one of them takes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import sqlite3
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from otel_model_metrics.ground_truth.background import DecideAll, LeftLabel, Operation, Place, StoreError
+from otel_model_metrics.ground_truth.cohorts import Cell, over, settled
+from otel_model_metrics.ground_truth.entries import REMEMBERED, Decision, is_known_prediction, received_at
+from otel_model_metrics.ground_truth.ledger import Scope
+
+_logger = logging.getLogger("otel_model_metrics")
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS scopes (
+    number INTEGER PRIMARY KEY, model TEXT NOT NULL, version TEXT NOT NULL, UNIQUE (model, version)
+);
+CREATE TABLE IF NOT EXISTS entries (
+    number INTEGER PRIMARY KEY, -- ascends in the order in which entries came, which is that in which they go
+    scope INTEGER NOT NULL, id TEXT NOT NULL, content BLOB NOT NULL, UNIQUE (scope, id)
+);
+CREATE TABLE IF NOT EXISTS cohorts (
+    scope INTEGER NOT NULL, width REAL NOT NULL, cohort INTEGER NOT NULL, segments BLOB NOT NULL,
+    predicted INTEGER NOT NULL, labelled INTEGER NOT NULL, lost INTEGER NOT NULL, first REAL NOT NULL,
+    PRIMARY KEY (scope, width, cohort, segments)
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS inbox (
+    scope INTEGER NOT NULL, id TEXT NOT NULL, value TEXT NOT NULL, time REAL NOT NULL, taken INTEGER NOT NULL,
+    PRIMARY KEY (scope, id)
+) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS inbox_left ON inbox (scope) WHERE NOT taken;
+"""
+_UPSERT_COHORT = """
+INSERT INTO cohorts VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET
+    predicted = predicted + excluded.predicted, labelled = labelled + excluded.labelled,
+    lost = lost + excluded.lost, first = min(first, excluded.first)
+"""
+_UPSERT_ENTRY = """
+INSERT INTO entries (scope, id, content) VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET content = excluded.content
+"""
+_LEAVE = """
+INSERT INTO inbox VALUES (?, ?, ?, ?, 0) ON CONFLICT DO UPDATE SET
+    value = excluded.value, time = excluded.time, taken = 0 WHERE value <> excluded.value
+"""
+_BUSY_SECONDS = 5.0
+_SWEPT_AT_ONCE = 2000
+# What SQLite says of a file that is none of its own, or no longer.
+_CORRUPT = ("malformed", "not a database", "corrupt", "unsupported file format")
+
+
+class SqliteBackend:
+    """
+    A SQLite file.
+
+    Args:
+        path: The file; made, with its folder, if it is not there. A corrupt one is moved aside.
+        synchronous: SQLite's setting. With ``normal`` what was written survives the end of the process, however it
+            comes; a crash of the machine may take the last transactions with it, but with ``full`` none.
+
+    Raises:
+        StoreError: If it cannot be opened.
+    """
+
+    batch = 5000
+
+    def __init__(self, path: Path, synchronous: str = "normal") -> None:
+        self._path = path
+        self._scopes: dict[tuple[str, str], int] = {}
+        with self._faults():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            # Used by one thread at a time, but closed by another one at the end of the process.
+            self._connection = sqlite3.connect(
+                path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False
+            )
+            run = self._connection.execute
+            if run("PRAGMA journal_mode = WAL").fetchone()[0] != "wal":
+                raise StoreError(f"{path} cannot be written in WAL mode; it needs a local disk")
+            run(f"PRAGMA synchronous = {synchronous}")
+            self._connection.executescript(_SCHEMA)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._connection.close()
+
+    def transact(self, work: Sequence[Operation], decide_all: DecideAll) -> list[Decision]:
+        """Decide and write in one transaction."""
+        with self._faults(), self._transaction():
+            decisions, written, changes = decide_all(self._entries(work))
+            self._connection.executemany(
+                _UPSERT_ENTRY,
+                ((self._scope(ledger.scope), id, content) for (ledger, id), content in written.items()),
+            )
+            for ledger, cells in changes.items():
+                number, width = self._scope(ledger.scope), ledger.scope.width
+                self._connection.executemany(
+                    _UPSERT_COHORT,
+                    [(number, width, cohort, segments, *counts) for (cohort, segments), counts in cells.items()],
+                )
+            return decisions
+
+    def _entries(self, work: Sequence[Operation]) -> dict[Place, bytes | None]:
+        """The entries there are of these operations' ids."""
+        by_ledger: dict[Any, list[str]] = {}
+        for operation in work:
+            by_ledger.setdefault(operation.ledger, []).append(operation.given.id)
+        entries: dict[Place, bytes | None] = {}
+        for ledger, ids in by_ledger.items():
+            found = self._connection.execute(
+                "SELECT id, content FROM entries WHERE scope = ? AND id IN (SELECT value FROM json_each(?))",
+                (self._scope(ledger.scope), json.dumps(ids)),
+            )
+            for id, content in found:
+                entries[ledger, id] = content
+        return entries
+
+    def cells(self, scope: Scope) -> list[Cell]:
+        """The cohorts of a model and version."""
+        with self._faults():
+            return list(map(Cell._make, self._cells(self._scope(scope), scope.width)))
+
+    def _cells(self, number: int, width: float) -> Any:
+        return self._connection.execute(
+            "SELECT cohort, segments, predicted, labelled, lost, first FROM cohorts WHERE scope = ? AND width = ?",
+            (number, width),
+        )
+
+    def sweep(self, scope: Scope, now: float) -> tuple[int, int]:
+        """Forget what is too old."""
+        with self._faults(), self._transaction():
+            number, width = self._scope(scope), scope.width
+            ended = [
+                cell for cell in map(Cell._make, self._cells(number, width)) if over(cell.cohort, width, scope.ttl, now)
+            ]
+            self._connection.executemany(
+                "DELETE FROM cohorts WHERE scope = ? AND width = ? AND cohort = ? AND segments = ?",
+                [(number, width, cell.cohort, cell.segments) for cell in ended],
+            )
+            self._connection.execute(
+                "DELETE FROM inbox WHERE scope = ? AND time < ?", (number, now - scope.ttl * REMEMBERED)
+            )
+            oldest = self._connection.execute(
+                "SELECT number, content FROM entries WHERE scope = ? ORDER BY number LIMIT ?", (number, _SWEPT_AT_ONCE)
+            ).fetchall()
+            gone = [(one,) for one, content in oldest if received_at(content) < now - scope.ttl * REMEMBERED]
+            self._connection.executemany("DELETE FROM entries WHERE number = ?", gone)
+            return settled(ended)
+
+    def inbox(self, scope: Scope, most: int) -> list[LeftLabel]:
+        """Labels left for a model and version."""
+        with self._faults():
+            found = self._connection.execute(
+                "SELECT id, time, value FROM inbox WHERE scope = ? AND NOT taken LIMIT ?", (self._scope(scope), most)
+            )
+            return list(map(LeftLabel._make, found))
+
+    def taken(self, scope: Scope, labels: Sequence[LeftLabel]) -> None:
+        """These have been decided. They stay, to be known when they are left again."""
+        with self._faults(), self._transaction():
+            number = self._scope(scope)
+            self._connection.executemany(
+                "UPDATE inbox SET taken = 1 WHERE scope = ? AND id = ? AND value = ?",
+                [(number, left.id, left.value) for left in labels],
+            )
+
+    def knows(self, scope: Scope, id: str) -> bool:
+        """Whether there is a prediction of this id."""
+        with self._faults():
+            found = self._connection.execute(
+                "SELECT content FROM entries WHERE scope = ? AND id = ?", (self._scope(scope), id)
+            ).fetchone()
+            return found is not None and is_known_prediction(found[0])
+
+    # For the inbox
+
+    def versions(self, model: str) -> list[str]:
+        """The versions of a model that this store has heard of, the newest last."""
+        with self._faults():
+            found = self._connection.execute("SELECT version FROM scopes WHERE model = ? ORDER BY number", (model,))
+            return [version for (version,) in found]
+
+    def leave(self, model: str, versions: Sequence[str], labels: Sequence[LeftLabel]) -> int:
+        """
+        Leave labels for a model.
+
+        Args:
+            model: Name of the model.
+            versions: The versions that may know the id, the last of which gets what none knows.
+            labels: The labels.
+
+        Returns:
+            How many were not known before.
+        """
+        with self._faults(), self._transaction():
+            before = self._connection.total_changes
+            rows = []
+            numbers = [self._number(model, version) for version in versions]
+            for left in labels:
+                knowing = [number for number in numbers[:-1] if self._has(number, left.id)]
+                rows += [(number, left.id, left.value, left.time) for number in knowing or numbers[-1:]]
+            self._connection.executemany(_LEAVE, rows)
+            return self._connection.total_changes - before
+
+    def _has(self, number: int, id: str) -> bool:
+        found = self._connection.execute("SELECT 1 FROM entries WHERE scope = ? AND id = ?", (number, id))
+        return found.fetchone() is not None
+
+    # Inside
+
+    def _scope(self, scope: Scope) -> int:
+        number = self._scopes.get((scope.model, scope.version))
+        if number is None:
+            number = self._scopes[scope.model, scope.version] = self._number(scope.model, scope.version)
+        return number
+
+    def _number(self, model: str, version: str) -> int:
+        run = self._connection.execute
+        run("INSERT OR IGNORE INTO scopes (model, version) VALUES (?, ?)", (model, version))
+        found = run("SELECT number FROM scopes WHERE model = ? AND version = ?", (model, version))
+        return int(found.fetchone()[0])
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[None]:
+        run = self._connection.execute
+        known = dict(self._scopes)
+        run("BEGIN IMMEDIATE")
+        try:
+            yield
+            run("COMMIT")
+        except BaseException:
+            self._scopes = known  # what was added to the table is rolled back, too
+            if self._connection.in_transaction:
+                run("ROLLBACK")
+            raise
+
+    @contextlib.contextmanager
+    def _faults(self) -> Iterator[None]:
+        """What SQLite and the file system raise, as `StoreError`; a corrupt file is moved aside."""
+        try:
+            yield
+        except (sqlite3.Error, OSError) as error:
+            text = str(error)
+            if isinstance(error, sqlite3.DatabaseError) and any(word in text.lower() for word in _CORRUPT):
+                self._move_aside(text)
+            raise StoreError(f"{self._path} cannot be used ({text})") from error
+
+    def _move_aside(self, problem: str) -> None:
+        """
+        Keep a corrupt file for whoever wants to look at it, and make room for a new one.
+
+        Of several processes that find it corrupt one moves it; the others find a good one in its place.
+        """
+        with contextlib.suppress(AttributeError, sqlite3.Error):
+            self._connection.close()
+        with _locked(self._path.with_name(self._path.name + ".lock")):
+            if _is_good(self._path):
+                return
+            aside = self._path.with_name(f"{self._path.name}.corrupt-{time.strftime('%Y%m%dT%H%M%S')}-{os.getpid()}")
+            for suffix in ("", "-wal", "-shm"):
+                with contextlib.suppress(FileNotFoundError):
+                    os.replace(f"{self._path}{suffix}", f"{aside}{suffix}")
+            _logger.error(
+                "%s is corrupt (%s) and was moved to %s. A new one is made; the labels of predictions that were in it "
+                "will be unmatched.",
+                self._path,
+                problem,
+                aside,
+            )
+
+
+def _is_good(path: Path) -> bool:
+    try:
+        with contextlib.closing(sqlite3.connect(path, timeout=_BUSY_SECONDS)) as connection:
+            return bool(connection.execute("PRAGMA quick_check(1)").fetchone()[0] == "ok")
+    except sqlite3.Error:
+        return False
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """A lock among the processes of this machine, where the system has one."""
+    try:
+        import fcntl
+    except ImportError:  # Windows refuses to move a file that another process has open
+        yield
+        return
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+    with contextlib.suppress(OSError):
+        path.unlink()

@@ -1,0 +1,648 @@
+"""
+Files of labels: CSV, JSONL or Parquet, read in batches and handed over to the inbox of a store.
+
+Memory is bounded by the batch, not by the file. What is wrong with one row costs that row, what is wrong with one file
+the rest of that file; both are told, and everything else is handed over.
+"""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import datetime
+import difflib
+import functools
+import glob
+import gzip
+import io
+import itertools
+import json
+import math
+import re
+import zlib
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from decimal import Decimal
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol, TextIO
+
+from otel_model_metrics.ground_truth.ids import id_text
+
+ENDINGS = (".csv", ".csv.gz", ".jsonl", ".jsonl.gz", ".parquet")
+BATCH_ROWS = 10_000
+
+_LONGEST_LINE = 1 << 24  # characters; a file without line ends would otherwise be read into memory
+_BUFFER = 1 << 18
+_PEEKED_ROWS = 1_000  # of a JSONL file, whose columns are nowhere but in its rows
+_SHOWN_COLUMNS = 20
+_GZIP = b"\x1f\x8b"
+_YEAR_10000 = 253_402_300_800.0
+
+_WHOLE = re.compile(r"[+-]?[0-9]+")
+_DECIMAL = re.compile(r"[+-]?(?:[0-9]+\.[0-9]*|\.[0-9]+|[0-9]+(?=[eE]))(?:[eE][+-]?[0-9]+)?")
+# Not datetime.fromisoformat: before Python 3.11 it knows neither Z nor fractions other than of 3 or 6 digits.
+_ISO = re.compile(
+    r"(\d{4}-\d\d-\d\d)(?:[T ](\d\d:\d\d)(:\d\d)?(?:[.,](\d{1,9}))?)? ?(Z|[+-]\d\d(?::?\d\d)?)?",
+    re.ASCII | re.IGNORECASE,
+)
+
+
+class Inbox(Protocol):
+    """What labels are handed over to; `ground_truth/inbox.py` has the real ones."""
+
+    def deposit(
+        self, model: str, version: str | None, ids: list[Any], labels: list[Any], times: list[float | None] | None
+    ) -> Counter[str]:
+        """
+        Take labels, and count them as handed_over, known or rejected.
+
+        OSError if the store is not there; LookupError if it cannot tell the version.
+        """
+
+
+class ColumnError(ValueError):
+    """A file has no such column. Nothing was read yet."""
+
+
+class ModelError(Exception):
+    """The store does not know of which version the model is."""
+
+
+class StoreError(Exception):
+    """The store cannot be reached any more; says how far it went."""
+
+
+class _FileError(Exception):
+    """A file cannot be read, or no further."""
+
+
+class _RowError(Exception):
+    """A row cannot be used; says why, in words that rows with the same fault share."""
+
+
+@dataclass(frozen=True)
+class Columns:
+    """
+    Which columns of a file are read, and how.
+
+    Attributes:
+        id, label: Names of the columns.
+        time: Name of the column; None for ``time`` where there is one.
+        text: Whether labels of CSV files stay text, so that "007" is no number.
+    """
+
+    id: str = "id"
+    label: str = "label"
+    time: str | None = None
+    text: bool = False
+
+
+class Batch(NamedTuple):
+    """Labels to hand over together, and the first and last of their lines."""
+
+    ids: list[Any]
+    labels: list[Any]
+    times: list[float | None]
+    lines: tuple[int, int]
+
+
+@dataclass
+class Tally:
+    """
+    What has become of the rows so far.
+
+    Attributes:
+        files: How many files there are.
+        handed_over, known, unlabelled: Rows handed over, handed over before, and without a label yet.
+        rejected: Unusable rows by reason.
+        first: Where the first of each reason is.
+        problems: One message for each file of which nothing, or not all, could be read.
+    """
+
+    files: int = 0
+    handed_over: int = 0
+    known: int = 0
+    unlabelled: int = 0
+    rejected: Counter[str] = field(default_factory=Counter)
+    first: dict[str, str] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+
+    @property
+    def fed(self) -> int:
+        """Labels that the store has now, of this run and of those before."""
+        return self.handed_over + self.known
+
+    @property
+    def rows(self) -> int:
+        """All rows read."""
+        return self.fed + self.unlabelled + self.rejected.total()
+
+    def reject(self, reason: str, where: str, count: int = 1) -> None:
+        """Count unusable rows."""
+        self.rejected[reason] += count
+        self.first.setdefault(reason, where)
+
+    def __str__(self) -> str:
+        unread = f" ({len(self.problems)} with a problem)" if self.problems else ""
+        reasons = "; ".join(
+            f"{reason} {count:,}: {self.first[reason]}" for reason, count in self.rejected.most_common()
+        )
+        return (
+            f"{self.files:,} file{'' if self.files == 1 else 's'}{unread}: "
+            f"{self.handed_over:,} label{'' if self.handed_over == 1 else 's'} handed over, "
+            f"{self.known:,} known before, {self.unlabelled:,} without a label, "
+            f"{self.rejected.total():,} rejected{f' ({reasons})' if reasons else ''}"
+        )
+
+
+def find(arguments: Sequence[str]) -> list[Path]:
+    """
+    The files that are meant, each once: files, patterns that no shell has expanded, and what is in folders.
+
+    In folders and patterns other kinds of files are passed over, and so is what begins with ``.`` or ``_``.
+
+    Raises:
+        ValueError: If an argument is no file of labels, or has none in it.
+    """
+    found: dict[Path, Path] = {}
+    for argument in arguments:
+        path = Path(argument)
+        if path.is_file():
+            if not _is_known(path):
+                raise ValueError(f"{argument}: expected a name that ends in {', '.join(ENDINGS)}.")
+            files = [path]
+        else:
+            matched = [path] if path.is_dir() else [Path(name) for name in glob.glob(argument, recursive=True)]
+            if not matched:
+                raise ValueError(f"{argument}: there is no such file, and none that matches it.")
+            files = sorted({file for one in matched for file in _files_of(one)})
+            if not files:
+                raise ValueError(f"{argument}: there is no file in it that ends in {', '.join(ENDINGS)}.")
+        for file in files:
+            found.setdefault(file.resolve(), file)
+    return list(found.values())
+
+
+def _is_known(path: Path) -> bool:
+    return path.name.lower().endswith(ENDINGS)
+
+
+def _files_of(path: Path) -> Iterator[Path]:
+    # Only names below the folder count as hidden: the folder itself was asked for.
+    for file in path.rglob("*") if path.is_dir() else [path]:
+        hidden = any(part.startswith((".", "_")) for part in file.relative_to(path).parts)
+        if not hidden and _is_known(file) and file.is_file():
+            yield file
+
+
+def feed(inbox: Inbox, model: str, version: str | None, files: Sequence[LabelFile], tally: Tally) -> None:
+    """
+    Hand over all labels of some files.
+
+    Args:
+        inbox: Of the store.
+        model: Name of the model.
+        version: Its version; None for that of the prediction with the same id.
+        files: To read.
+        tally: Counts what becomes of the rows. Another thread may read it meanwhile, to show it.
+
+    Raises:
+        ModelError: If no version is given and the store has not met the model.
+        StoreError: If the store cannot be reached any more.
+    """
+    for file in files:
+        try:
+            for batch in file.batches(tally):
+                first, last = (f"{file.path}:{line}" for line in batch.lines)
+                times = batch.times if any(time is not None for time in batch.times) else None
+                try:
+                    counts = inbox.deposit(model, version, batch.ids, batch.labels, times)
+                except LookupError as error:
+                    raise ModelError(str(error)) from error
+                except OSError as error:
+                    raise StoreError(
+                        f"The store cannot be reached any more, at {first}: {str(error).rstrip('.')}. "
+                        f"Handed over until then: {tally.handed_over:,}, known before: {tally.known:,}. "
+                        "Running the same command again is safe: what was handed over counts once."
+                    ) from error
+                tally.handed_over += counts["handed_over"]
+                tally.known += counts["known"]
+                if counts["rejected"]:  # not by our own check of ids, so nobody knows which
+                    tally.reject("refused by the store", f"{first} to {last}", counts["rejected"])
+        except _FileError as error:
+            tally.problems.append(str(error))
+
+
+class _Counted(io.FileIO):
+    """A file that counts the bytes taken from it, which is how far one is in it even when it is compressed."""
+
+    taken = 0
+
+    def readinto(self, buffer: Any) -> Any:
+        count = super().readinto(buffer)
+        self.taken += count or 0
+        return count
+
+
+_Row = tuple[int, Any, Any, Any]  # its line, id, label (None: not known yet) and time
+
+
+class LabelFile:
+    """
+    One file of labels.
+
+    Args:
+        path: The file; its name says what is in it. Whether it is compressed, its first bytes do.
+        columns: Which columns to read.
+
+    Raises:
+        ColumnError: If it has no such column. A file that cannot be read is no error here; `batches` says so.
+
+    Attributes:
+        size: Its bytes.
+    """
+
+    def __init__(self, path: Path, columns: Columns) -> None:
+        self.path = path
+        self.size = path.stat().st_size
+        self._columns = columns
+        self._raw: _Counted | None = None
+        self._part = 0.0
+        self._is_parquet = path.name.lower().endswith(".parquet")
+        self._is_csv = not self._is_parquet and ".csv" in path.name.lower()[-7:]
+        try:
+            with self._faults():
+                self._check()
+        except _FileError:
+            pass  # nothing of it can be handed over by mistake, and other files are still to come
+        self._part, self._raw = 0.0, None
+
+    @property
+    def position(self) -> int:
+        """How many of its bytes are read."""
+        return self._raw.taken if self._raw is not None else int(self._part * self.size)
+
+    def batches(self, tally: Tally) -> Iterator[Batch]:
+        """
+        The labels that can be handed over, some thousands at a time; the others are counted.
+        """
+        before = tally.rows
+        rows = self._usable_rows(tally)
+        fault: _FileError | None = None
+        some = False
+        while fault is None:
+            batch: list[_Row] = []
+            try:
+                for row in itertools.islice(rows, BATCH_ROWS):
+                    batch.append(row)
+            except _FileError as error:
+                fault = error  # what came before is good
+            if not batch:
+                break
+            some = True
+            lines, ids, labels, times = (list(column) for column in zip(*batch, strict=True))
+            yield Batch(ids, labels, times, (lines[0], lines[-1]))
+        self._part, self._raw = 1.0, None
+        if fault is not None:
+            raise fault
+        if not some and tally.rows == before:
+            raise _FileError(f"{self.path} has no rows.")
+
+    def _usable_rows(self, tally: Tally) -> Iterator[_Row]:
+        with self._faults():
+            if not self.size:
+                raise _FileError(f"{self.path} is empty.")
+            read = self._parquet_rows if self._is_parquet else self._csv_rows if self._is_csv else self._jsonl_rows
+            for line, id_, label, time in read(tally):
+                try:
+                    if label is None:
+                        tally.unlabelled += 1
+                    else:
+                        yield line, _usable_id(id_), _usable_label(label), None if time is None else _seconds(time)
+                except _RowError as error:
+                    tally.reject(str(error), f"{self.path}:{line}")
+
+    @contextmanager
+    def _faults(self) -> Iterator[None]:
+        """Whatever a reader raises about a file, as an error that names the file."""
+        try:
+            yield
+        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+            raise _FileError(f"{self.path} is cut off or damaged, as its compression tells: {error}.") from error
+        except OSError as error:
+            raise _FileError(f"{self.path} cannot be read: {error}.") from error
+
+    def _check(self) -> None:
+        """Find the columns, without reading more than is needed for it."""
+        if not self.size:
+            return
+        if self._is_parquet:
+            with self._parquet() as parquet:
+                self._need(list(parquet.schema_arrow.names))
+                self._check_types(parquet.schema_arrow)
+        elif self._is_csv:
+            with self._text() as text:
+                self._need(self._header(csv.reader(self._lines(text), strict=True)))
+        else:
+            with self._text() as text:
+                rows = (_object(line) for line in itertools.islice(self._lines(text), _PEEKED_ROWS))
+                names = list(dict.fromkeys(name for row in rows if row is not None for name in row))
+            if names and self._columns.id not in names:  # the others may come later
+                raise self._missing("id", names)
+
+    def _need(self, names: list[str]) -> None:
+        """See that the columns are there, each once."""
+        for option in ("id", "label", "time"):
+            name = getattr(self._columns, option)
+            if name is not None and name not in names:
+                raise self._missing(option, names)
+            if name is not None and names.count(name) > 1:
+                raise ColumnError(f"{self.path} has more than one column {name!r}.")
+
+    def _missing(self, option: str, names: list[str]) -> ColumnError:
+        name = getattr(self._columns, option)
+        if self._is_csv and len(names) == 1:
+            other = {";": "semicolons", "\t": "tabs", "|": "bars"}
+            by = next((f", not by {word}" for sign, word in other.items() if sign in names[0]), "")
+            return ColumnError(
+                f"{self.path} has only one column, {names[0][:80]!r}. Columns must be separated by commas{by}."
+            )
+        lowered = {one.lower(): one for one in reversed(names)}
+        near = difflib.get_close_matches(name.lower(), lowered, n=1, cutoff=0.5)
+        hint = f"; did you mean {lowered[near[0]]!r}?" if near else "."
+        more = f" and {len(names) - _SHOWN_COLUMNS} more" if len(names) > _SHOWN_COLUMNS else ""
+        return ColumnError(
+            f"{self.path} has no column {name!r}{hint} Name it with --{option}. "
+            f"There are: {', '.join(names[:_SHOWN_COLUMNS])}{more}."
+        )
+
+    # CSV and JSONL
+
+    @contextmanager
+    def _text(self) -> Iterator[TextIO]:
+        with _Counted(self.path) as self._raw, io.BufferedReader(self._raw, _BUFFER) as plain:
+            # Not by the name: a download may have been unpacked on its way, or not.
+            stream: Any = gzip.GzipFile(fileobj=plain) if plain.peek(2)[:2] == _GZIP else plain
+            if stream.peek(2)[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+                raise _FileError(f"{self.path} is UTF-16. Save it as UTF-8.")
+            # What is not UTF-8 becomes lone surrogates, so that it costs its row and not the file.
+            yield io.TextIOWrapper(stream, encoding="utf-8-sig", errors="surrogateescape", newline="")
+
+    def _lines(self, text: TextIO) -> Iterator[str]:
+        while line := text.readline(_LONGEST_LINE):
+            if len(line) == _LONGEST_LINE:
+                raise _FileError(f"{self.path} has a line of more than {_LONGEST_LINE:,} characters.")
+            yield line
+
+    def _header(self, reader: Iterator[list[str]]) -> list[str]:
+        try:
+            header = next((row for row in reader if row), None)
+        except csv.Error as error:
+            raise _FileError(f"{self.path} has no usable header: {error}.") from error
+        if header is None:
+            raise _FileError(f"{self.path} is empty.")
+        return header
+
+    def _csv_rows(self, tally: Tally) -> Iterator[_Row]:
+        with self._text() as text:
+            reader = csv.reader(self._lines(text), strict=True)
+            header = self._header(reader)
+            self._need(header)
+            width = len(header)
+            at_id, at_label = header.index(self._columns.id), header.index(self._columns.label)
+            time = self._columns.time or "time"
+            at_time = header.index(time) if time in header else None
+            value = _same if self._columns.text else value_of
+            while True:
+                line = reader.line_num + 1
+                try:
+                    row = next(reader, None)
+                except csv.Error:
+                    # The reader forgets what it had of this row, and goes on with the next line.
+                    tally.reject("broken CSV", f"{self.path}:{line}")
+                    continue
+                if row is None:
+                    return
+                if not row:
+                    continue
+                if len(row) < width:
+                    tally.reject("too few cells", f"{self.path}:{line}")
+                elif len(row) > width and any(row[width:]):  # a comma in a text without quotes: all cells are shifted
+                    tally.reject("too many cells", f"{self.path}:{line}")
+                else:
+                    cell = row[at_label]
+                    label = value(cell) if cell and not cell.isspace() else None
+                    yield line, row[at_id], label, None if at_time is None else row[at_time].strip() or None
+
+    def _jsonl_rows(self, tally: Tally) -> Iterator[_Row]:
+        id_, label, time = self._columns.id, self._columns.label, self._columns.time or "time"
+        names: dict[str, None] = {}  # for the message only, so the first ones are enough
+        missing = {id_, label} | ({self._columns.time} if self._columns.time else set())
+        with self._text() as text:
+            for number, line in enumerate(self._lines(text), 1):
+                if line.isspace():
+                    continue
+                row = _object(line)
+                if row is None:
+                    tally.reject("broken JSON", f"{self.path}:{number}")
+                    continue
+                if missing:
+                    missing -= row.keys()
+                    if len(names) < _SHOWN_COLUMNS:
+                        names.update(dict.fromkeys(row))
+                yield number, row.get(id_), row.get(label), row.get(time)
+        for option in ("id", "label", "time"):
+            if names and getattr(self._columns, option) in missing:
+                raise _FileError(str(self._missing(option, list(names))))
+
+    # Parquet
+
+    @contextmanager
+    def _parquet(self) -> Iterator[Any]:
+        import pyarrow  # type: ignore[import-untyped]
+        import pyarrow.parquet  # type: ignore[import-untyped]
+
+        try:
+            # Buffered, or else whole row groups are read into memory, and a file may be a single one.
+            with pyarrow.parquet.ParquetFile(self.path, buffer_size=_BUFFER, pre_buffer=False) as parquet:
+                yield parquet
+        except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
+            first = (str(error).splitlines() or [""])[0].rstrip(".")
+            raise _FileError(f"{self.path} is cut off, damaged or no Parquet file: {first}.") from error
+
+    def _check_types(self, schema: Any) -> None:
+        from pyarrow import types
+
+        label, id_ = schema.field(self._columns.label).type, schema.field(self._columns.id).type
+        if types.is_map(label) and not (types.is_string(label.key_type) or types.is_large_string(label.key_type)):
+            raise ColumnError(
+                f"{self.path}: the maps in column {self._columns.label!r} must have text as keys, got {label.key_type}."
+            )
+        if types.is_temporal(label) or "binary" in str(label):
+            raise ColumnError(
+                f"{self.path}: column {self._columns.label!r} must hold booleans, numbers, text, lists or maps, "
+                f"got {label}."
+            )
+        if types.is_floating(id_) or types.is_temporal(id_) or types.is_boolean(id_) or types.is_nested(id_):
+            raise ColumnError(
+                f"{self.path}: column {self._columns.id!r} must hold text or whole numbers, got {id_}. "
+                "Whole numbers become decimals where one is missing; write them as text."
+            )
+
+    def _parquet_rows(self, tally: Tally) -> Iterator[_Row]:
+        with self._parquet() as parquet:
+            self._need(list(parquet.schema_arrow.names))
+            self._check_types(parquet.schema_arrow)
+            time = self._columns.time or "time"
+            names = [self._columns.id, self._columns.label]
+            names += [time] if time in parquet.schema_arrow.names else []
+            line, total = 1, parquet.metadata.num_rows
+            for batch in parquet.iter_batches(BATCH_ROWS, columns=list(dict.fromkeys(names))):
+                ids, labels = _arrow_values(batch.column(names[0])), _arrow_labels(batch.column(names[1]))
+                times = _arrow_times(batch.column(time)) if len(names) > 2 else [None] * len(ids)
+                yield from zip(itertools.count(line), ids, labels, times)
+                line += len(ids)
+                self._part = line / max(total, 1)
+
+
+def _same(text: str) -> str:
+    return text
+
+
+@functools.lru_cache(maxsize=10_000)  # labels are few and come again and again
+def value_of(text: str) -> bool | int | float | str:
+    """
+    What a cell of a CSV file means.
+
+    >>> value_of("True"), value_of("3"), value_of("0.5"), value_of("1e-05"), value_of("cat"), value_of("1.2.3")
+    (True, 3, 0.5, 1e-05, 'cat', '1.2.3')
+    """
+    bare = text.strip()
+    if _WHOLE.fullmatch(bare):
+        try:
+            return int(bare)
+        except ValueError:  # of thousands of digits
+            return text
+    if _DECIMAL.fullmatch(bare):
+        return float(bare)
+    return {"true": True, "false": False}.get(bare.lower(), text)
+
+
+def _object(line: str) -> dict[str, Any] | None:
+    """The object in a line of JSON; None if there is none."""
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return row if isinstance(row, dict) else None
+
+
+def _usable_id(value: Any) -> str | int:
+    if value is None or (isinstance(value, str) and not value.strip()):
+        raise _RowError("empty id")
+    text = id_text(value)
+    if text is None:
+        raise _RowError("unusable id")
+    return value if type(value) is int else text
+
+
+def _usable_label(value: Any) -> Any:
+    """A label, if it can be written as JSON."""
+    if isinstance(value, (bool, int)):
+        return value
+    try:
+        if isinstance(value, str):
+            value.encode()
+        elif isinstance(value, float):
+            if not math.isfinite(value):
+                raise _RowError("label that is not finite")
+        else:
+            json.dumps(value, allow_nan=False, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise _RowError("label that is not UTF-8") from None
+    except (ValueError, TypeError, RecursionError):
+        raise _RowError("unusable label") from None
+    return value
+
+
+def _seconds(value: Any) -> float:
+    """A time as seconds since 1970."""
+    if isinstance(value, str):
+        try:
+            seconds = float(value)
+        except ValueError:
+            seconds = _seconds_of_iso(value)
+    elif isinstance(value, (int, float)) and not isinstance(value, bool):
+        seconds = float(value) if abs(value) < _YEAR_10000 else math.nan
+    else:
+        seconds = math.nan
+    if not abs(seconds) < _YEAR_10000:  # milliseconds, probably
+        raise _RowError("time that is neither seconds since 1970 nor ISO 8601")
+    return seconds
+
+
+def _seconds_of_iso(text: str) -> float:
+    """
+    A time in ISO 8601 as seconds since 1970; NaN if it is none.
+
+    >>> _seconds_of_iso("1970-01-02T02:00:00.5+02:00"), _seconds_of_iso("1970-01-02 00:00Z"), _seconds_of_iso("now")
+    (86400.5, 86400.0, nan)
+    """
+    match = _ISO.fullmatch(text.strip())
+    if match is None:
+        return math.nan
+    day, minutes, seconds, fraction, zone = match.groups()
+    if zone is None:
+        raise _RowError("time without a time zone")
+    zone = "+00:00" if zone in "Zz" else f"{zone[:3]}:{zone[3:].strip(':') or '00'}"
+    try:
+        whole = datetime.datetime.fromisoformat(f"{day}T{minutes or '00:00'}{seconds or ':00'}{zone}").timestamp()
+    except ValueError:  # a 13th month
+        return math.nan
+    return whole + float(f"0.{fraction or 0}")
+
+
+def _arrow_labels(column: Any) -> list[Any]:
+    from pyarrow import types
+
+    kind, values = column.type, _arrow_values(column)
+    if types.is_map(kind):
+        return [None if value is None else dict(value) for value in values]
+    if types.is_struct(kind):
+        # pandas writes mappings so, each with the keys of all.
+        return [
+            None if value is None else {key: one for key, one in value.items() if one is not None} for value in values
+        ]
+    if types.is_decimal(kind):
+        return [float(value) if isinstance(value, Decimal) else value for value in values]
+    return values
+
+
+def _arrow_values(column: Any) -> list[Any]:
+    import pyarrow
+
+    try:
+        return list(column.to_pylist())
+    except UnicodeDecodeError:
+        if not pyarrow.types.is_string(column.type):
+            raise
+    # As in CSV files, what is not UTF-8 costs its row and not the file.
+    return [
+        None if value is None else value.decode(errors="surrogateescape")
+        for value in column.cast(pyarrow.binary()).to_pylist()
+    ]
+
+
+def _arrow_times(column: Any) -> list[Any]:
+    import pyarrow
+
+    kind = column.type
+    if not pyarrow.types.is_timestamp(kind):
+        return _arrow_values(column)
+    if kind.tz is None:
+        return list(column.cast(pyarrow.string()).to_pylist())  # as text, which says that its zone is missing
+    # By way of integers: Python's datetime has no nanoseconds, and is slower.
+    micros = column.cast(pyarrow.timestamp("us", tz=kind.tz), safe=False).cast(pyarrow.int64())
+    return [None if value is None else value / 1e6 for value in micros.to_pylist()]
