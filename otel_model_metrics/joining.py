@@ -11,7 +11,7 @@ import json
 import logging
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -142,7 +142,7 @@ class Joining:
         self._scope = scope
         self._limit = 1 if strict else recorder.staging_limit
         self._clock = clock
-        self._ledger: Ledger = open_ledger(store, scope, self._decided, self._counted, clock)
+        self._ledger: Ledger = open_ledger(store, scope, self._decided_many, self._counted, clock)
         self._segments = segments(self._ledger.portable)
         if isinstance(self._ledger, BackgroundLedger):
             self._ledger.read_left = self._read_left
@@ -160,11 +160,24 @@ class Joining:
         """Take one prediction."""
         now = self._clock()
         try:
-            given = self._prediction(id, prediction, score, segments, timestamp, now)
+            key: Any = () if segments is None else tuple(segments.items())
+            packed_key = self._segments.known.get(key)
+        except Exception:  # no mapping, or not hashable
+            key, packed_key = key_of(segments), None
+        try:
+            given = self._prediction(id, prediction, score, key, packed_key, timestamp, now)
         except UnusableError as error:
             self._recorder.refuse(error.reason, error.text)
             return
-        self._predict(given, now)
+        decision = self._ledger.predict(given, now)
+        if decision is NEW and self._used:  # by far the most
+            _, time, _, _, (counted, key) = given
+            staged = self._recorder.staged
+            staged.extend((time, counted, None, None, key))
+            if len(staged) >= self._limit:
+                self._recorder.drain_if_due()
+        elif decision is not None:
+            self._decided(given, decision)
 
     def predict_many(self, ids: Any, predictions: Any, scores: Any, segments: Any, timestamps: Any) -> None:
         """Take many predictions; what cannot be used is left out."""
@@ -174,19 +187,28 @@ class Joining:
             columns = [
                 _column(values, what, count) for values, what in ((predictions, "predictions"), (scores, "scores"))
             ]
-            rows = _segments_by_row(segments, count)
+            keys = _keys(segments, count)
             times = _times(timestamps, count)
         except Exception as error:
             self._recorder.refuse(encoding.UNEQUAL_LENGTH, f"record_prediction_batch: {_said(error)}")
             return
         now = self._clock()
-        for id, prediction, score, of_row, time in zip(id_column, *columns, rows, times, strict=True):
+        packed_keys: dict[Any, tuple[Any, bytes]] = {}
+        given: list[Prediction] = []
+        for id, prediction, score, key, time in zip(id_column, *columns, keys, times, strict=True):
             try:
-                given = self._prediction(id, prediction, score, of_row, time, now)
+                packed_key = packed_keys.get(key)
+                if packed_key is None:
+                    packed_key = packed_keys[key] = self._packed_key(key)
+            except Exception:  # unhashable, or unusable, as will be said below
+                packed_key = None
+            try:
+                given.append(self._prediction(id, prediction, score, key, packed_key, time, now))
             except UnusableError as error:
                 self._recorder.refuse(error.reason, error.text)
-            else:
-                self._predict(given, now)
+        decisions = self._ledger.predict_many(given, now)
+        if decisions is not None:
+            self._decided_many(given, decisions)
 
     def label(self, id: Any, label: Any, timestamp: Any, wait: float | None) -> LabelOutcome:
         """Take one label."""
@@ -225,9 +247,10 @@ class Joining:
             except UnusableError as error:
                 outcomes[self._refuse_label(error)] += 1
         wait = self._ledger.answer_within if wait is None else wait
-        for given, decision in zip(usable, self._ledger.label_many(usable, now, wait), strict=True):
-            if self._ledger.immediate:
-                self._decided(given, decision)
+        decisions = self._ledger.label_many(usable, now, wait)
+        if self._ledger.immediate:
+            self._decided_many(usable, decisions)
+        for decision in decisions:
             outcome = None if decision is None else decision.outcome
             outcomes[LabelOutcome.QUEUED if outcome is None else outcome] += 1
         return outcomes
@@ -286,17 +309,16 @@ class Joining:
 
     # From and to the ledger
 
-    def _prediction(self, id: Any, prediction: Any, score: Any, segments: Any, time: Any, now: float) -> Prediction:
-        """A prediction, packed; raises `UnusableError`."""
+    def _prediction(
+        self, id: Any, prediction: Any, score: Any, key: Any, packed_key: Any, time: Any, now: float
+    ) -> Prediction:
+        """A prediction, packed; `packed_key` is None if the key has to be. Raises `UnusableError`."""
         packing = self._packing
         try:
             if type(id) is not str or not id.isascii() or not 0 < len(id) <= MAX_LENGTH or "\0" in id:
                 id = _checked_id(id)
             packed = packing.prediction(prediction, score)
-            if segments is None:
-                key, of_segments = None, b""
-            else:
-                key, of_segments = self._packed_segments(segments)
+            key, of_segments = self._packed_key(key) if packed_key is None else packed_key
             time = now if time is None else _checked_time(time, now)
             counted = prediction if packing.plain and prediction is not None else packing.counted(packed)
             return _prediction(Prediction, (id, time, of_segments, packed, (counted, key)))
@@ -305,13 +327,9 @@ class Joining:
         except Exception as error:
             raise _unforeseen(error) from error
 
-    def _packed_segments(self, segments: Any) -> tuple[Any, bytes]:
-        try:
-            return self._segments.known[tuple(segments.items())]
-        except Exception:  # not known yet, or no mapping, or not hashable
-            pass
+    def _packed_key(self, key: Any) -> tuple[Any, bytes]:
         with self._recorder.locked():
-            return self._segments.pack(key_of(segments))
+            return self._segments.pack(key)
 
     def _label(self, id: Any, label: Any, time: Any, now: float) -> Label:
         """A label, packed; raises `UnusableError`."""
@@ -323,17 +341,6 @@ class Joining:
             raise
         except Exception as error:
             raise _unforeseen(error) from error
-
-    def _predict(self, given: Prediction, now: float) -> None:
-        decision = self._ledger.predict(given, now)
-        if decision is NEW and self._used:  # by far the most
-            _, time, _, _, (counted, key) = given
-            staged = self._recorder.staged
-            staged.extend((time, counted, None, None, key))
-            if len(staged) >= self._limit:
-                self._recorder.drain_if_due()
-        elif decision is not None:
-            self._decided(given, decision)
 
     def _join(self, decision: Decision) -> None:
         """A prediction and its label are a row now."""
@@ -360,8 +367,33 @@ class Joining:
         self._recorder.refuse(error.reason, error.text)
         return LabelOutcome.REJECTED
 
+    def _decided_many(self, given: Sequence[Prediction | Label], decisions: Sequence[Decision | None]) -> None:
+        """Do what the ledger has decided in its own thread; None means that it has given up what was given."""
+        staged: list[Any] = []
+        joined: list[Any] = []
+        for one, decision in zip(given, decisions, strict=True):
+            if decision is NEW:
+                _, time, _, _, (counted, key) = one  # type: ignore[misc]
+                staged += (time, counted, None, None, key)
+            elif decision is not None and decision[0] is _MATCHED and type(one) is Label:
+                entry: Any = decision[3]
+                _, predicted, labelled, segments, prediction, label = entry
+                joined += (predicted, labelled, prediction, label, segments)
+            else:
+                self._decided(one, decision)
+        if not self._used:
+            self._use()
+        # Each at once, for rows of other threads must not come between the fields of one.
+        self._recorder.staged.extend(staged)
+        self._recorder.joined.extend(joined)
+        self._drain()
+
+    def _drain(self) -> None:
+        if len(self._recorder.staged) >= self._limit or len(self._recorder.joined) >= self._limit:
+            self._recorder.drain_if_due()
+
     def _decided(self, given: Prediction | Label, decision: Decision | None) -> None:
-        """Do what the ledger has decided; None means that it has given up what was given."""
+        """Do what the ledger has decided."""
         try:
             self._do(given, decision)
         except Exception:
@@ -375,8 +407,7 @@ class Joining:
             # A prediction is counted when it is known to be new, like any that has no label.
             counted, key = given.raw
             recorder.staged.extend((given.time, counted, None, None, key))
-            if len(recorder.staged) >= self._limit:
-                recorder.drain_if_due()
+            self._drain()
         if decision is None:
             dropped = type(given) is Prediction
             self._counted(LOST_PREDICTION if dropped else LabelOutcome.DROPPED.value, 1)
@@ -445,20 +476,25 @@ def _column(values: Any, what: str, count: int) -> Sequence[Any]:
     return column
 
 
-def _segments_by_row(segments: Any, count: int) -> Iterable[Any]:
-    """The segments of each row, from a mapping of columns or values, or from one mapping or list of tags a row."""
+def _keys(segments: Any, count: int) -> Sequence[Any]:
+    """A key of segments for each row, from columns or values by name, or from one mapping or list of tags a row."""
     if segments is None:
-        return [None] * count
+        return [()] * count
     if not hasattr(segments, "items"):
-        return _column(segments, "segments", count)
-    columns = [
-        [values] * count
-        if isinstance(values, (str, bytes)) or not hasattr(values, "__iter__")
-        else _column(values, f"segments[{name!r}]", count)
+        return [() if row is None else key_of(row) for row in _column(segments, "segments", count)]
+    named = [
+        (name, None if _is_single(values) else _column(values, f"segments[{name!r}]", count), values)
         for name, values in segments.items()
     ]
-    names = list(segments)
-    return [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)] if names else [None] * count
+    if all(column is None for _, column, _ in named):
+        return [tuple((name, value) for name, _, value in named)] * count
+    names = [name for name, _, _ in named]
+    columns = [[value] * count if column is None else column for _, column, value in named]
+    return [tuple(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
+
+
+def _is_single(values: Any) -> bool:
+    return isinstance(values, (str, bytes)) or not hasattr(values, "__iter__")
 
 
 def _times(timestamps: Any, count: int) -> Sequence[Any]:

@@ -135,7 +135,10 @@ def _schemas() -> dict[str, Any]:
                     ),
                 },
                 "id": {
-                    "description": "That of the prediction; 42 and '42' are one id.",
+                    "description": (
+                        "That of the prediction; 42 and '42' are one id. An integer beyond 2^53 must be written with "
+                        "all its digits, not as 1e17."
+                    ),
                     "anyOf": [
                         {"type": "string", "minLength": 1, "maxLength": MAX_ID_LENGTH, "pattern": r"^[^\u0000]+$"},
                         {"type": "integer", "format": "int64", "minimum": MIN_ID, "maximum": MAX_ID},

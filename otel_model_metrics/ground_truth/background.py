@@ -15,10 +15,11 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeVar
 
-from otel_model_metrics.ground_truth.cohorts import Cell, Changes, Changing
-from otel_model_metrics.ground_truth.entries import Decision, Label, Prediction, decide
+from otel_model_metrics.ground_truth.batches import Batch
+from otel_model_metrics.ground_truth.cohorts import Cell
+from otel_model_metrics.ground_truth.entries import Decision, Label, Prediction
 from otel_model_metrics.ground_truth.ledger import Counted, Decided, Scope
 from otel_model_metrics.ground_truth.outcomes import UNLABELLED, LabelOutcome
 
@@ -28,7 +29,8 @@ _LONGEST_BACKOFF = 5.0
 _SWEEP_EVERY = 10.0
 _LOG_INTERVAL = 60.0
 LAST_SECONDS = 5.0
-_HANDED_AT_ONCE = 1000
+_HANDED_AT_ONCE = 500
+_Given = TypeVar("_Given", Prediction, Label)
 _DROPPED = Decision(LabelOutcome.DROPPED)
 
 
@@ -36,23 +38,23 @@ class StoreError(Exception):
     """The store cannot be used at the moment; what was to be written is written later."""
 
 
-class Operation(NamedTuple):
+class Handed(NamedTuple):
     """
-    What was handed over.
+    What was handed over in one call.
 
     Attributes:
         ledger: For whom.
-        given: What.
-        now: When.
-        answer: Where the decision is waited for, and at which place in it.
-        left: The label as it was left in the inbox, if it comes from there.
+        given: What: predictions and labels, in their order.
+        now: When, seconds since 1970.
+        answer: Where the decisions are waited for.
+        left: The labels as they were left in the inbox, if they come from there.
     """
 
     ledger: BackgroundLedger
-    given: Prediction | Label
+    given: Sequence[Prediction | Label]
     now: float
-    answer: tuple[Answer, int] | None = None
-    left: LeftLabel | None = None
+    answer: Answer | None = None
+    left: Sequence[LeftLabel] = ()
 
 
 class LeftLabel(NamedTuple):
@@ -66,25 +68,22 @@ class LeftLabel(NamedTuple):
 class Answer:
     """A place for decisions that somebody waits for."""
 
-    __slots__ = ("_decisions", "_left", "_lock")
+    __slots__ = ("_lock", "decisions")
 
-    def __init__(self, count: int) -> None:
-        self._decisions: list[Any] = [None] * count
-        self._left = count
+    def __init__(self) -> None:
+        self.decisions: Any = None
         self._lock = threading.Lock()
         self._lock.acquire()
 
-    def set(self, place: int, decision: Any) -> None:
-        """Give one decision; the last one ends the waiting."""
-        self._decisions[place] = decision
-        self._left -= 1
-        if not self._left:
-            self._lock.release()
+    def give(self, decisions: Any) -> None:
+        """End the waiting."""
+        self.decisions = decisions
+        self._lock.release()
 
-    def wait(self, seconds: float) -> list[Any]:
-        """The decisions made within so many seconds."""
+    def wait(self, seconds: float) -> Any:
+        """The decisions, or None if there are none within so many seconds."""
         self._lock.acquire(timeout=max(0.0, seconds))
-        return list(self._decisions)
+        return self.decisions
 
 
 class Backend(Protocol):
@@ -99,10 +98,12 @@ class Backend(Protocol):
 
     batch: int
 
-    def transact(self, work: Sequence[Operation], decide_all: DecideAll) -> list[Decision]:
+    def transact(self, batches: Sequence[Batch]) -> list[list[Decision]]:
         """
-        Decide and write, all or nothing: `decide_all` is given the entries there are, as they are at this moment for
-        every process, and says what to write.
+        Decide and write, all batches or none, by the entries as they are at this moment for every process.
+
+        Returns:
+            The decisions of each batch.
         """
 
     def cells(self, scope: Scope) -> list[Cell]:
@@ -122,38 +123,6 @@ class Backend(Protocol):
 
     def close(self) -> None:
         """End."""
-
-
-Place = tuple["BackgroundLedger", str]
-# From the entries there are to the decisions, the entries to write, and what changes in each ledger's cohorts.
-DecideAll = Callable[
-    [dict[Place, bytes | None]], tuple[list[Decision], dict[Place, bytes], dict["BackgroundLedger", Changes]]
-]
-
-
-def decider(work: Sequence[Operation]) -> DecideAll:
-    """What decides these operations, in their order."""
-
-    def decide_all(
-        entries: dict[Place, bytes | None],
-    ) -> tuple[list[Decision], dict[Place, bytes], dict[BackgroundLedger, Changes]]:
-        decisions: list[Decision] = []
-        written: dict[Place, bytes] = {}
-        changing: dict[BackgroundLedger, Changing] = {}
-        for ledger, given, now, _, _ in work:
-            place = ledger, given.id
-            content = written.get(place)
-            decision = decide(entries.get(place) if content is None else content, given, now, ledger.scope.ttl)
-            decisions.append(decision)
-            if decision.content is not None:
-                written[place] = decision.content
-                changes = changing.get(ledger)
-                if changes is None:
-                    changes = changing[ledger] = Changing(ledger.scope.width, ledger.scope.ttl)
-                changes.decided(given, decision, now)
-        return decisions, written, {ledger: changes.cells for ledger, changes in changing.items()}
-
-    return decide_all
 
 
 class Writer:
@@ -178,9 +147,10 @@ class Writer:
     def renew(self) -> None:
         """Nothing queued, no thread, no connection: the state of a forked child."""
         self._process = os.getpid()
-        self._queue: deque[Operation] = deque()
+        self._queue: deque[Handed] = deque()
+        self._queued = 0  # predictions and labels in it; approximate, for several threads add to it without a lock
         self._questions: deque[tuple[Callable[[Backend], Any], Answer]] = deque()
-        self._work: list[Operation] = []
+        self._work: list[Handed] = []
         self._lock = threading.Lock()
         self._wake = threading.Event()
         self._round = threading.Condition(threading.Lock())
@@ -198,25 +168,31 @@ class Writer:
 
     # In callers' threads
 
-    def add(self, operations: Sequence[Operation], urgent: bool) -> bool:
-        """Queue operations; returns False, and queues none, if there is no room."""
-        if len(self._queue) + len(self._work) + len(operations) > self._most:
+    def add(self, handed: Handed) -> bool:
+        """Queue what was handed over; returns False, and queues nothing, if there is no room."""
+        if self._queued + len(handed[1]) > self._most and self._kept() + len(handed[1]) > self._most:
             return False
-        self._queue.extend(operations)
+        self._queued += len(handed[1])
+        self._queue.append(handed)
         if self._thread is None:
             self.start()
-        if urgent:
+        if handed[3] is not None:
             self._wake.set()
         return True
+
+    def _kept(self) -> int:
+        """How much is queued, or could not be written yet."""
+        self._queued = sum(len(handed.given) for handed in (*self._queue.copy(), *self._work))
+        return self._queued
 
     def ask(self, question: Callable[[Backend], Any], seconds: float = 1.0) -> Any:
         """The answer of the store, or None if it has none within so many seconds."""
         if self._thread is None:
             self.start()
-        answer = Answer(1)
+        answer = Answer()
         self._questions.append((question, answer))
         self._wake.set()
-        return answer.wait(seconds)[0]
+        return answer.wait(seconds)
 
     def healthy(self) -> bool:
         """Whether the store did not fail lately."""
@@ -304,51 +280,64 @@ class Writer:
     def _answer(self, backend: Backend) -> None:
         while self._questions:
             question, answer = self._questions.popleft()
-            answer.set(0, question(backend))
+            answer.give(question(backend))
 
     def _write(self, backend: Backend) -> None:
         """Write all that is queued; what could not be written stays in `_work`, and is what is written next."""
-        work = self._work
         while True:
-            if not work:
-                while len(work) < backend.batch and self._queue:
-                    work.append(self._queue.popleft())
-                if not work:
+            if not self._work:
+                count = 0
+                while count < backend.batch and self._queue:
+                    self._work.append(self._queue.popleft())
+                    count += len(self._work[-1].given)
+                if not count:
+                    self._queued = 0
                     return
-            decisions = backend.transact(work, decider(work))
-            done, self._work = work, []
-            work = self._work
-            left: dict[BackgroundLedger, list[LeftLabel]] = {}
-            for operation, decision in zip(done, decisions, strict=True):
-                operation.ledger.decided(operation.given, decision)
-                if operation.answer is not None:
-                    answer, place = operation.answer
-                    answer.set(place, decision)
-                if operation.left is not None:
-                    left.setdefault(operation.ledger, []).append(operation.left)
-            for ledger, labels in left.items():
-                # Not in the same transaction: if it does not come to this, they are duplicates the next time.
-                backend.taken(ledger.scope, labels)
+            by_ledger: dict[BackgroundLedger, list[Handed]] = {}
+            for handed in self._work:
+                by_ledger.setdefault(handed.ledger, []).append(handed)
+            batches = [
+                Batch(
+                    ledger.scope,
+                    [one for handed in of_ledger for one in handed.given],
+                    [handed.now for handed in of_ledger for _ in handed.given],
+                )
+                for ledger, of_ledger in by_ledger.items()
+            ]
+            verdicts = backend.transact(batches)
+            self._work = []
+            self._queued -= sum(len(batch.given) for batch in batches)
+            for (ledger, of_ledger), batch, decisions in zip(by_ledger.items(), batches, verdicts, strict=True):
+                ledger.decided(batch.given, decisions)
+                self._answer_all(of_ledger, decisions)
+                left = [one for handed in of_ledger for one in handed.left]
+                if left:
+                    # Not in the same transaction: if it does not come to this, they are duplicates the next time.
+                    backend.taken(ledger.scope, left)
+
+    def _answer_all(self, handed: Sequence[Handed], decisions: Sequence[Decision]) -> None:
+        begin = 0
+        for one in handed:
+            end = begin + len(one.given)
+            if one.answer is not None:
+                one.answer.give(decisions[begin:end])
+            begin = end
 
     def _give_up(self) -> None:
         """A fault of ours must not come again and again."""
         work, self._work = self._work, []
-        for operation in work:
-            operation.ledger.decided(operation.given, None)
+        for handed in work:
+            handed.ledger.decided(handed.given, [None] * len(handed.given))
 
     def _read_inboxes(self, backend: Backend) -> None:
         if self._work:
             return
         for ledger in self.ledgers:
-            unusable = []
-            for left in backend.inbox(ledger.scope, backend.batch):
-                label = ledger.read_left(left)
-                if label is None:
-                    unusable.append(left)
-                else:
-                    self._work.append(Operation(ledger, label, ledger.clock(), None, left))
-            if unusable:
-                backend.taken(ledger.scope, unusable)
+            found = backend.inbox(ledger.scope, backend.batch)
+            if found:
+                labels = [ledger.read_left(left) for left in found]
+                usable = [label for label in labels if label is not None]
+                self._work.append(Handed(ledger, usable, ledger.clock(), None, found))
 
     def _sweep(self, backend: Backend) -> None:
         if time.monotonic() < self._sweep_due:
@@ -379,8 +368,16 @@ class Writer:
         said, when = self._logged
         if text != said or now - when >= _LOG_INTERVAL:
             self._logged = text, now
-            kept = len(self._queue) + len(self._work)
-            _logger.warning("%s: %s. %d predictions and labels are kept until it can be used.", self.name, text, kept)
+            _logger.warning(
+                "%s: %s. %d predictions and labels are kept until it can be used.", self.name, text, self._kept()
+            )
+
+
+def _pieces(given: Sequence[_Given]) -> Sequence[Sequence[_Given]]:
+    """Parts that one transaction may have in full, and that may be dropped alone."""
+    if len(given) <= _HANDED_AT_ONCE:
+        return (given,) if given else ()
+    return [given[begin : begin + _HANDED_AT_ONCE] for begin in range(0, len(given), _HANDED_AT_ONCE)]
 
 
 class BackgroundLedger:
@@ -425,33 +422,36 @@ class BackgroundLedger:
 
     def predict(self, given: Prediction, now: float) -> None:
         """Take a prediction."""
-        if not self._writer.add((Operation(self, given, now),), urgent=False):
-            self._decided(given, None)
+        self.predict_many((given,), now)
+
+    def predict_many(self, given: Sequence[Prediction], now: float) -> None:
+        """Take predictions."""
+        for piece in _pieces(given):
+            if not self._writer.add(Handed(self, piece, now)):
+                self._decided(piece, [None] * len(piece))
 
     def label(self, given: Label, now: float, wait: float) -> Decision | None:
         """Take a label."""
-        return self.label_many([given], now, wait)[0]
+        return self.label_many((given,), now, wait)[0]
 
-    def label_many(self, given: list[Label], now: float, wait: float) -> list[Decision | None]:
+    def label_many(self, given: Sequence[Label], now: float, wait: float) -> Sequence[Decision | None]:
         """Take labels."""
-        if not given:
-            return []
         # Nobody waits for a store that is away.
-        answer = Answer(len(given)) if wait > 0 and self._writer.healthy() else None
-        dropped: set[int] = set()
-        for begin in range(0, len(given), _HANDED_AT_ONCE):
-            operations = [
-                Operation(self, one, now, None if answer is None else (answer, place))
-                for place, one in enumerate(given[begin : begin + _HANDED_AT_ONCE], start=begin)
-            ]
-            if not self._writer.add(operations, urgent=answer is not None):
-                for place, operation in enumerate(operations, start=begin):
-                    dropped.add(place)
-                    self._decided(operation.given, None)
-                    if answer is not None:
-                        answer.set(place, _DROPPED)
-        decisions = [None] * len(given) if answer is None else answer.wait(wait)
-        return [_DROPPED if place in dropped else decision for place, decision in enumerate(decisions)]
+        waits = wait > 0 and self._writer.healthy()
+        answers: list[tuple[int, Answer | None, Decision | None]] = []
+        for piece in _pieces(given):
+            answer = Answer() if waits else None
+            if self._writer.add(Handed(self, piece, now, answer)):
+                answers.append((len(piece), answer, None))
+            else:
+                self._decided(piece, [None] * len(piece))
+                answers.append((len(piece), None, _DROPPED))
+        deadline = time.monotonic() + wait
+        decisions: list[Decision | None] = []
+        for count, answer, otherwise in answers:
+            known = None if answer is None else answer.wait(deadline - time.monotonic())
+            decisions += [otherwise] * count if known is None else known
+        return decisions
 
     def awaits(self, id: str) -> bool:
         """Whether a prediction of this id is there."""
@@ -461,10 +461,10 @@ class BackgroundLedger:
         """The cohorts, as of a second ago."""
         return self.known_cells
 
-    def decided(self, given: Prediction | Label, decision: Decision | None) -> None:
-        """Pass a decision on."""
+    def decided(self, given: Sequence[Prediction | Label], decisions: Sequence[Decision | None]) -> None:
+        """Pass decisions on."""
         self._changed = True
-        self._decided(given, decision)
+        self._decided(given, decisions)
 
     def changed(self, moment: float) -> bool:
         """Whether it is time to read the cohorts again: others may have changed them, too."""

@@ -4,7 +4,7 @@ What a monitor asks of a store: one ledger for each model and version.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -38,9 +38,9 @@ class Scope:
         return width_of(self.ttl, self.horizon, self.maturity)
 
 
-# Told of every decision that is not immediate once it holds, from the thread that made it; with None for the decision,
-# of an operation that was given up. And told of counts by outcome that belong to no operation: evictions and the like.
-Decided = Callable[[Prediction | Label, Decision | None], None]
+# Told of decisions that are not immediate once they hold, from the thread that made them; with None for the decision,
+# of what was given up. And told of counts by outcome that belong to nothing that was given: evictions and the like.
+Decided = Callable[[Sequence[Prediction | Label], Sequence[Decision | None]], None]
 Counted = Callable[[str, int], None]
 
 
@@ -61,10 +61,13 @@ class Ledger(Protocol):
     def predict(self, given: Prediction, now: float) -> Decision | None:
         """Take a prediction; returns the decision if it is immediate. Never waits for disk or network, never raises."""
 
+    def predict_many(self, given: Sequence[Prediction], now: float) -> Sequence[Decision] | None:
+        """Take predictions; as `predict` for each."""
+
     def label(self, given: Label, now: float, wait: float) -> Decision | None:
         """Take a label; None if there is no decision within so many seconds, which then is made later."""
 
-    def label_many(self, given: list[Label], now: float, wait: float) -> list[Decision | None]:
+    def label_many(self, given: Sequence[Label], now: float, wait: float) -> Sequence[Decision | None]:
         """Take labels; as `label` for each, with one wait for all."""
 
     def awaits(self, id: str) -> bool:

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from otel_model_metrics.ground_truth.cohorts import Cell, Changing, cells_of, over, settled
 from otel_model_metrics.ground_truth.entries import (
@@ -105,7 +105,11 @@ class MemoryLedger:
                     self._make_room(now)
             return decision
 
-    def label_many(self, given: list[Label], now: float, wait: float = 0.0) -> list[Decision | None]:
+    def predict_many(self, given: Sequence[Prediction], now: float) -> list[Decision]:
+        """Take predictions."""
+        return [self.predict(one, now) for one in given]
+
+    def label_many(self, given: Sequence[Label], now: float, wait: float = 0.0) -> list[Decision | None]:
         """Take labels."""
         return [self.label(one, now) for one in given]
 

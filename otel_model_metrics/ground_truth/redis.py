@@ -11,12 +11,13 @@ from __future__ import annotations
 import contextlib
 import json
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from otel_model_metrics.ground_truth.background import DecideAll, LeftLabel, Operation, Place, StoreError
-from otel_model_metrics.ground_truth.cohorts import Cell, Changes, over, settled
+from otel_model_metrics.ground_truth.background import LeftLabel, StoreError
+from otel_model_metrics.ground_truth.batches import Batch, Verdict
+from otel_model_metrics.ground_truth.cohorts import Cell, over, settled
 from otel_model_metrics.ground_truth.entries import REMEMBERED, Decision, is_known_prediction, received_at
 from otel_model_metrics.ground_truth.ledger import Scope
 
@@ -89,13 +90,13 @@ class Attempt:
     The last write of which it is not known whether it arrived: the connection broke before the answer came.
 
     Attributes:
-        work: What was to be written.
-        decisions: What had been decided.
+        ids: Of what was to be written, by batch.
+        decisions: What had been decided, likewise.
         proof: A key that is there if it arrived.
     """
 
-    work: Sequence[Operation] = ()
-    decisions: list[Decision] = field(default_factory=list)
+    ids: list[list[str]] = field(default_factory=list)
+    decisions: list[list[Decision]] = field(default_factory=list)
     proof: str = ""
 
 
@@ -154,51 +155,54 @@ class RedisBackend:
         """Close the connections."""
         self._client.close()
 
-    def transact(self, work: Sequence[Operation], decide_all: DecideAll) -> list[Decision]:
+    def transact(self, batches: Sequence[Batch]) -> list[list[Decision]]:
         """Decide and write, all or nothing."""
         with self._faults():
             attempt = self._attempt
-            if attempt.proof and attempt.work is work and self._client.exists(attempt.proof):
+            ids = [batch.ids for batch in batches]
+            if attempt.proof and attempt.ids == ids and self._client.exists(attempt.proof):
                 attempt.proof = ""
                 return attempt.decisions
-            places = list(dict.fromkeys((operation.ledger, operation.given.id) for operation in work))
-            for ledger in {ledger for ledger, _ in places}:
-                self._note(ledger.scope)
-            keys = [_entry_key(ledger.scope, id) for ledger, id in places]
+            for batch in batches:
+                self._note(batch.scope)
+            keys = [_entry_key(batch.scope, id) for batch in batches for id in batch.ids]
+            expected_new = all(batch.if_all_new() is not None for batch in batches)
             for _ in range(_MOST_CONFLICTS):
-                entries: dict[Place, bytes | None] = dict(zip(places, self._client.mget(keys), strict=True))
-                decisions, written, changes = decide_all(entries)
-                if not written:
-                    return decisions
-                attempt.work, attempt.decisions, attempt.proof = work, decisions, f"omm:proof:{uuid.uuid4().hex}"
-                if self._written(entries, written, {ledger.scope: cells for ledger, cells in changes.items()}, work):
+                found = [None] * len(keys) if expected_new else self._client.mget(keys)
+                expected_new = False  # if that was wrong, they are looked at
+                entries = dict(zip(keys, found, strict=True))
+                verdicts = [
+                    batch.decide({id: entries[_entry_key(batch.scope, id)] for id in batch.ids}) for batch in batches
+                ]
+                attempt.ids, attempt.decisions = ids, [verdict.decisions for verdict in verdicts]
+                attempt.proof = f"omm:proof:{uuid.uuid4().hex}"
+                if self._written(entries, batches, verdicts):
                     attempt.proof = ""
-                    return decisions
+                    return attempt.decisions
             raise StoreError("entries are changed all the time by other processes")
 
     def _written(
-        self,
-        entries: dict[Place, bytes | None],
-        written: dict[Place, bytes],
-        changes: dict[Scope, Changes],
-        work: Sequence[Operation],
+        self, entries: Mapping[str, bytes | None], batches: Sequence[Batch], verdicts: Sequence[Verdict]
     ) -> bool:
+        """Write what was decided, unless an entry is not what it was; returns whether it was written."""
+        keys: list[str] = []
         arguments: list[Any] = [self._attempt.proof, _PROOF_MILLIS]
-        now = work[-1].now
-        for place, content in written.items():
-            ttl = place[0].scope.ttl * REMEMBERED
-            left = max(1.0, received_at(content) + ttl - now)
-            arguments += (entries[place] or b"", content, int(left * 1000))
-        for scope, cells in changes.items():
-            key, millis = _cohorts_key(scope), int(scope.ttl * 2000 + scope.width * 1000)
-            for (cohort, segments), (predicted, labelled, lost, first) in cells.items():
+        counts: list[Any] = []
+        for batch, verdict in zip(batches, verdicts, strict=True):
+            scope, now = batch.scope, batch.latest
+            ttl = scope.ttl * REMEMBERED - now
+            for id, content in verdict.written.items():
+                key = _entry_key(scope, id)
+                keys.append(key)
+                arguments += (entries[key] or b"", content, max(1, int(1000 * (received_at(content) + ttl))))
+            of_cohorts, millis = _cohorts_key(scope), int(scope.ttl * 2000 + scope.width * 1000)
+            for (cohort, segments), (predicted, labelled, lost, first) in verdict.changes.items():
                 start = b"%d:%s:" % (cohort, segments)
-                arguments += (key, start, "first", repr(first), millis)
+                counts += (of_cohorts, start, "first", repr(first), millis)
                 for kind, count in (("p", predicted), ("l", labelled), ("x", lost)):
                     if count:
-                        arguments += (key, start, kind, int(count), millis)
-        keys = [_entry_key(ledger.scope, id) for ledger, id in written]
-        return bool(self._write(keys=keys, args=arguments))
+                        counts += (of_cohorts, start, kind, int(count), millis)
+        return not keys or bool(self._write(keys=keys, args=arguments + counts))
 
     def cells(self, scope: Scope) -> list[Cell]:
         """The cohorts of a model and version."""

@@ -8,7 +8,7 @@ writers of several processes do not wait for each other longer than one of them 
 from __future__ import annotations
 
 import contextlib
-import json
+import itertools
 import logging
 import os
 import sqlite3
@@ -17,7 +17,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from otel_model_metrics.ground_truth.background import DecideAll, LeftLabel, Operation, Place, StoreError
+from otel_model_metrics.ground_truth.background import LeftLabel, StoreError
+from otel_model_metrics.ground_truth.batches import Batch
 from otel_model_metrics.ground_truth.cohorts import Cell, over, settled
 from otel_model_metrics.ground_truth.entries import REMEMBERED, Decision, is_known_prediction, received_at
 from otel_model_metrics.ground_truth.ledger import Scope
@@ -48,15 +49,13 @@ INSERT INTO cohorts VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET
     predicted = predicted + excluded.predicted, labelled = labelled + excluded.labelled,
     lost = lost + excluded.lost, first = min(first, excluded.first)
 """
-_UPSERT_ENTRY = """
-INSERT INTO entries (scope, id, content) VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET content = excluded.content
-"""
 _LEAVE = """
 INSERT INTO inbox VALUES (?, ?, ?, ?, 0) ON CONFLICT DO UPDATE SET
     value = excluded.value, time = excluded.time, taken = 0 WHERE value <> excluded.value
 """
 _BUSY_SECONDS = 5.0
 _SWEPT_AT_ONCE = 2000
+_READ_AT_ONCE = 900  # the most values an expression could have before SQLite 3.32 was 999
 # What SQLite says of a file that is none of its own, or no longer.
 _CORRUPT = ("malformed", "not a database", "corrupt", "unsupported file format")
 
@@ -95,36 +94,55 @@ class SqliteBackend:
         """Close the file."""
         self._connection.close()
 
-    def transact(self, work: Sequence[Operation], decide_all: DecideAll) -> list[Decision]:
+    def transact(self, batches: Sequence[Batch]) -> list[list[Decision]]:
         """Decide and write in one transaction."""
         with self._faults(), self._transaction():
-            decisions, written, changes = decide_all(self._entries(work))
-            self._connection.executemany(
-                _UPSERT_ENTRY,
-                ((self._scope(ledger.scope), id, content) for (ledger, id), content in written.items()),
-            )
-            for ledger, cells in changes.items():
-                number, width = self._scope(ledger.scope), ledger.scope.width
-                self._connection.executemany(
-                    _UPSERT_COHORT,
-                    [(number, width, cohort, segments, *counts) for (cohort, segments), counts in cells.items()],
-                )
-            return decisions
+            return [self._written(batch) for batch in batches]
 
-    def _entries(self, work: Sequence[Operation]) -> dict[Place, bytes | None]:
-        """The entries there are of these operations' ids."""
-        by_ledger: dict[Any, list[str]] = {}
-        for operation in work:
-            by_ledger.setdefault(operation.ledger, []).append(operation.given.id)
-        entries: dict[Place, bytes | None] = {}
-        for ledger, ids in by_ledger.items():
-            found = self._connection.execute(
-                "SELECT id, content FROM entries WHERE scope = ? AND id IN (SELECT value FROM json_each(?))",
-                (self._scope(ledger.scope), json.dumps(ids)),
+    def _written(self, batch: Batch) -> list[Decision]:
+        number = self._scope(batch.scope)
+        verdict = batch.if_all_new()
+        if verdict is None or not self._inserted(number, verdict.written):
+            rows: dict[str, int] = {}
+            entries: dict[str, bytes] = {}
+            for begin in range(0, len(batch.ids), _READ_AT_ONCE):
+                ids = batch.ids[begin : begin + _READ_AT_ONCE]
+                for row, id, content in self._connection.execute(
+                    f"SELECT number, id, content FROM entries WHERE scope = ? AND id IN ({', '.join('?' * len(ids))})",
+                    (number, *ids),
+                ):
+                    rows[id], entries[id] = row, content
+            verdict = batch.decide(entries)
+            changed = {id: content for id, content in verdict.written.items() if id in rows}
+            self._connection.executemany(
+                "UPDATE entries SET content = ? WHERE number = ?",
+                zip(changed.values(), map(rows.get, changed), strict=True),
             )
-            for id, content in found:
-                entries[ledger, id] = content
-        return entries
+            self._insert(number, {id: content for id, content in verdict.written.items() if id not in rows})
+        width = batch.scope.width
+        self._connection.executemany(
+            _UPSERT_COHORT,
+            [(number, width, cohort, segments, *counts) for (cohort, segments), counts in verdict.changes.items()],
+        )
+        return verdict.decisions
+
+    def _insert(self, number: int, entries: dict[str, bytes]) -> None:
+        rows = zip(itertools.repeat(number), entries.keys(), entries.values(), strict=False)
+        self._connection.executemany("INSERT INTO entries (scope, id, content) VALUES (?, ?, ?)", rows)
+
+    def _inserted(self, number: int, entries: dict[str, bytes]) -> bool:
+        """Write entries if none of their ids is there; returns whether it was so."""
+        run = self._connection.execute
+        run("SAVEPOINT new")
+        try:
+            self._insert(number, entries)
+        except sqlite3.IntegrityError:
+            run("ROLLBACK TO new")
+            return False
+        finally:
+            if self._connection.in_transaction:
+                run("RELEASE new")
+        return True
 
     def cells(self, scope: Scope) -> list[Cell]:
         """The cohorts of a model and version."""

@@ -1,0 +1,110 @@
+"""
+Many operations of one model and version, decided together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from otel_model_metrics.ground_truth.cohorts import Changes, Changing
+from otel_model_metrics.ground_truth.entries import (
+    NEW,
+    Decision,
+    Label,
+    Prediction,
+    decide,
+    joined_by,
+    pack_prediction,
+)
+from otel_model_metrics.ground_truth.ledger import Scope
+
+
+class Verdict(NamedTuple):
+    """
+    What a batch comes to.
+
+    Attributes:
+        decisions: One for each operation.
+        written: The entries to write, by id.
+        changes: What it changes in the cohorts.
+    """
+
+    decisions: list[Decision]
+    written: dict[str, bytes]
+    changes: Changes
+
+
+class Batch:
+    """
+    Operations of one model and version, in their order.
+
+    Args:
+        scope: The model and version.
+        given: The operations.
+        moments: When each was handed over, seconds since 1970.
+    """
+
+    def __init__(self, scope: Scope, given: Sequence[Prediction | Label], moments: Sequence[float]) -> None:
+        self.scope = scope
+        self.given = given
+        self.ids = [one[0] for one in given]
+        self._moments = moments
+
+    @property
+    def latest(self) -> float:
+        """When the last of them was handed over."""
+        return self._moments[-1] if self._moments else 0.0
+
+    def if_all_new(self) -> Verdict | None:
+        """
+        What the batch comes to if none of its ids is known, as is so for most predictions; None if it has labels, too.
+        """
+        if set(map(type, self.given)) != {Prediction}:
+            return None
+        given: Any = self.given
+        written = {
+            id: pack_prediction(now, time, segments, prediction)
+            for (id, time, segments, prediction, _), now in zip(given, self._moments, strict=True)
+        }
+        if len(written) < len(given):
+            return None
+        changing = Changing(self.scope.width, self.scope.ttl)
+        for (_, time, segments, _, _), now in zip(given, self._moments, strict=True):
+            changing.predicted(time, segments, now)
+        return Verdict([NEW] * len(given), written, changing.cells)
+
+    def decide(self, entries: Mapping[str, bytes | None]) -> Verdict:
+        """
+        What the batch comes to.
+
+        Args:
+            entries: The entries there are of its ids.
+        """
+        ttl = self.scope.ttl
+        changing = Changing(self.scope.width, ttl)
+        decisions: list[Decision] = []
+        written: dict[str, bytes] = {}
+        for given, now in zip(self.given, self._moments, strict=True):
+            id = given[0]
+            content = written.get(id) or entries.get(id)
+            if type(given) is Prediction:
+                if content is None:  # so most of them, and those below: the rest is left to the rules
+                    _, time, segments, prediction, _ = given
+                    written[id] = pack_prediction(now, time, segments, prediction)
+                    changing.predicted(time, segments, now)
+                    decisions.append(NEW)
+                    continue
+            elif content is not None:
+                joined: Any = joined_by(content, given, now - ttl)  # type: ignore[arg-type]
+                if joined is not None:
+                    _, written[id], _, (_, time, _, segments, _, _), _, _ = joined
+                    changing.labelled(time, segments, now)
+                    decisions.append(joined)
+                    continue
+            decision = decide(content, given, now, ttl)
+            decisions.append(decision)
+            if decision.content is not None:
+                written[id] = decision.content
+                changing.decided(given, decision, now)
+        return Verdict(decisions, written, changing.cells)
