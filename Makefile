@@ -29,6 +29,7 @@ lint: ## Check style and types
 
 bench: ## Measure what the library costs (ARGS="--help" lists the options)
 	@.ci/venv.sh dev
+	@.ci/redis.sh >/dev/null || true
 	@.venv/bin/python tests/benchmarks.py $(ARGS)
 
 docs: ## Rebuild the generated parts of the repository

@@ -5,6 +5,7 @@ Windowed quality metrics of machine-learning models, exported through OpenTeleme
 """
 
 from otel_model_metrics.ground_truth.outcomes import LabelOutcome
+from otel_model_metrics.labels_http.doors import labels_app, labels_wsgi_app
 from otel_model_metrics.monitors import (
     BinaryMonitor,
     MulticlassMonitor,
@@ -28,4 +29,6 @@ __all__ = [
     "__version__",
     "configure",
     "get_monitor",
+    "labels_app",
+    "labels_wsgi_app",
 ]

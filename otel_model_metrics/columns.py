@@ -98,9 +98,9 @@ def missing_mask(column: RawColumn | None, count: int) -> BoolArray | None:
         return np.ones(count, np.bool_)
     if isinstance(column, np.ndarray):
         return None
-    if count and column[0] is None and column.count(None) == count:
-        return np.ones(count, np.bool_)
     kinds = set(map(type, column))
+    if kinds == {type(None)}:
+        return np.ones(count, np.bool_)
     if all(kind.__name__ not in ("NoneType", "NAType", "NaTType") for kind in kinds):
         return None
     return np.fromiter((is_missing(value) for value in column), np.bool_, len(column))

@@ -380,6 +380,9 @@ class Joining:
                 _, predicted, labelled, segments, prediction, label = entry
                 joined += (predicted, labelled, prediction, label, segments)
             else:
+                # A correction must find its row, which may have joined in the same batch.
+                self._recorder.joined.extend(joined)
+                joined.clear()
                 self._decided(one, decision)
         if not self._used:
             self._use()

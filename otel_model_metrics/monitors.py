@@ -73,6 +73,11 @@ def get_monitor(name: str, version: str = UNVERSIONED) -> Monitor:
     return monitor
 
 
+def all_monitors() -> list[Monitor]:
+    """All monitors of this process, in the order in which they were made."""
+    return list(_monitors.values())
+
+
 class Monitor:
     """What the four monitors share. Not made directly; see `BinaryMonitor` and the others."""
 
@@ -97,7 +102,7 @@ class Monitor:
         clock: Callable[[], float],
         strict: bool,
         store: str,
-        ttl: float,
+        ttl: float | None,
         capacity: int,
         positive: Hashable | None = None,
         ks: tuple[int, ...] = (),
@@ -124,8 +129,10 @@ class Monitor:
         self._key_ids = table.key_ids
         self._limit = 1 if strict else self._recorder.staging_limit
         packing = packing_of(encoder, positive, self._recorder.locked)
-        if not is_number(ttl) or not 0 < ttl < math.inf:
-            raise ValueError(f"ttl must be seconds > 0, got {ttl!r}.")
+        if ttl is None:
+            ttl = max(DEFAULT_TTL, 2 * window.maturity)
+        if not is_number(ttl) or not window.maturity < ttl < math.inf:
+            raise ValueError(f"ttl must be seconds > {window.maturity:g}, the window's maturity, got {ttl!r}.")
         scope = Scope(
             self.name,
             self.version,
@@ -273,7 +280,8 @@ class BinaryMonitor(Monitor):
         threshold: A score alone predicts positive if it is at least this.
         store: Where predictions wait for labels that come late: ``"memory"``; ``"sqlite:///path"``, which all processes
             of a machine share and which survives them; ``"redis://host"``, for several machines.
-        ttl: Seconds that a prediction waits for its label, and a label for its prediction; a week by default.
+        ttl: Seconds that a prediction waits for its label, and a label for its prediction; a week by default, or twice
+            the window's maturity if that is longer.
         capacity: Most predictions that wait in memory, about 200 bytes each; the oldest are given up first.
         meter_provider: An OpenTelemetry provider; the global one by default, whether set before or after.
         clock: Seconds since 1970, for tests.
@@ -309,7 +317,7 @@ class BinaryMonitor(Monitor):
         positive: Hashable | None = None,
         threshold: float = 0.5,
         store: str = "memory",
-        ttl: float = DEFAULT_TTL,
+        ttl: float | None = None,
         capacity: int = DEFAULT_CAPACITY,
         meter_provider: MeterProvider | None = None,
         clock: Callable[[], float] = time.time,
@@ -489,7 +497,7 @@ class MulticlassMonitor(Monitor):
         max_classes: int = 100,
         k: int | Sequence[int] = 3,
         store: str = "memory",
-        ttl: float = DEFAULT_TTL,
+        ttl: float | None = None,
         capacity: int = DEFAULT_CAPACITY,
         meter_provider: MeterProvider | None = None,
         clock: Callable[[], float] = time.time,
@@ -634,7 +642,7 @@ class RegressionMonitor(Monitor):
         objectives: Mapping[str, float] | None = None,
         attributes: Mapping[str, str] | None = None,
         store: str = "memory",
-        ttl: float = DEFAULT_TTL,
+        ttl: float | None = None,
         capacity: int = DEFAULT_CAPACITY,
         meter_provider: MeterProvider | None = None,
         clock: Callable[[], float] = time.time,
@@ -763,7 +771,7 @@ class RankingMonitor(Monitor):
         attributes: Mapping[str, str] | None = None,
         k: int | Sequence[int] = 10,
         store: str = "memory",
-        ttl: float = DEFAULT_TTL,
+        ttl: float | None = None,
         capacity: int = DEFAULT_CAPACITY,
         meter_provider: MeterProvider | None = None,
         clock: Callable[[], float] = time.time,

@@ -9,6 +9,7 @@ import re
 from pathlib import Path
 
 from otel_model_metrics import catalog, encoding
+from otel_model_metrics.ground_truth.outcomes import PREDICTION_OUTCOMES, LabelOutcome
 from otel_model_metrics.provisioning import alerts
 from otel_model_metrics.provisioning.rules import Settings
 
@@ -35,6 +36,10 @@ def metric_table() -> str:
             metric.description,
         )
         lines.append("| " + " | ".join(cells) + " |")
+    for health in catalog.HEALTH:
+        by = f" by `{catalog.QUANTILE}`" if health.by_quantile else ""
+        in_segments = "yes" if health.in_segments else ""
+        lines.append(f"| `{health.name}`{by} | all | `{health.unit}` |  |  | {in_segments} | {health.description} |")
     lines.append(f"| `{catalog.OBJECTIVE}` by `{catalog.METRIC}` | all | | | | | {catalog.OBJECTIVE_DESCRIPTION} |")
     return "\n".join(lines)
 
@@ -66,6 +71,15 @@ def rejection_list() -> str:
     return ", ".join(f"`{reason}`" for reason in encoding.REASONS)
 
 
+def outcome_table() -> str:
+    """The values of ``ml.label.outcome``, as a Markdown table."""
+    lines = ["| `ml.label.outcome` | what became of the label |", "|---|---|"]
+    described = re.findall(r"^ {4}([A-Z]+): (.*?)(?=^ {4}[A-Z]+:|\Z)", inspect.getdoc(LabelOutcome) or "", re.M | re.S)
+    lines += [f"| `{name.lower()}` | {' '.join(text.split()).replace('``', '`')} |" for name, text in described]
+    lines += [f"| `{name}` | {text} |" for name, text in PREDICTION_OUTCOMES.items()]
+    return "\n".join(lines)
+
+
 def alert_table() -> str:
     """Every alert, as a Markdown table."""
     lines = ["| alert | severity | when |", "|---|---|---|"]
@@ -79,7 +93,13 @@ def alert_table() -> str:
     return "\n".join(lines)
 
 
-GENERATED = {"metrics": metric_table, "totals": total_table, "reasons": rejection_list, "alerts": alert_table}
+GENERATED = {
+    "metrics": metric_table,
+    "totals": total_table,
+    "outcomes": outcome_table,
+    "reasons": rejection_list,
+    "alerts": alert_table,
+}
 
 
 def rebuilt(text: str) -> str:

@@ -209,7 +209,7 @@ class RingBuffer:
             held = self._columns[name][begin:end]
             wanted = value.astype(held.dtype)
             equal = (held == wanted) | ((held != held) & (wanted != wanted))  # an absent score is NaN
-            same &= equal.reshape(len(same), -1).all(axis=1)
+            same &= equal if equal.ndim == 1 else equal.all(axis=tuple(range(1, equal.ndim)))
         if not same.any():
             return False
         place = begin + int(np.argmax(same))

@@ -12,15 +12,23 @@ from __future__ import annotations
 
 import argparse
 import gc
+import json
+import sqlite3
 import sys
+import tempfile
 import time
+import tracemalloc
+import uuid
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import backends
 import numpy as np
 import prometheus_client
+import pytest
+import redis
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from river import metrics as river_metrics
@@ -32,6 +40,10 @@ from otel_model_metrics import BinaryMonitor, MulticlassMonitor, RankingMonitor,
 ROWS = 60_000
 BATCH = 10_000
 COLLECTED = 100_000
+LATE = 4096
+STORED = 50_000
+STORED_AT_ONCE = 5_000
+PENDING_SEGMENTS = {"country": "DE", "channel": "web"}
 README = Path(__file__).parent.parent / "README.md"
 
 
@@ -67,7 +79,10 @@ class Line:
 
     def cells(self) -> list[str]:
         theirs = "" if self.theirs is None else f"{self.theirs:,.0f} ns"
-        ratio = "" if self.theirs is None else f"1/{self.theirs / self.ours:.1f}"
+        ratio = ""
+        if self.theirs is not None:
+            part = self.theirs / self.ours
+            ratio = f"1/{part:.1f}" if part >= 1 else f"{1 / part:.1f}/1"
         return [
             self.what,
             f"{self.ours:,.0f} ns",
@@ -80,7 +95,8 @@ class Line:
 
 
 def against(what: str, ours: float, peer: str, theirs: float, at_most: float) -> Line:
-    return Line(what, ours, peer, theirs, f"1/{at_most:g}", ours * at_most <= theirs)
+    budget = f"1/{at_most:g}" if at_most >= 1 else f"{1 / at_most:g}/1"
+    return Line(what, ours, peer, theirs, budget, ours * at_most <= theirs)
 
 
 def monitor_of(name: str, **arguments: object) -> BinaryMonitor:
@@ -177,6 +193,151 @@ def collections() -> list[Line]:
     ]
 
 
+def late_labels() -> list[Line]:
+    """Predictions and their labels through the store in memory, beside one call of Counter.add."""
+    counter = MeterProvider([InMemoryMetricReader()], shutdown_on_exit=False).get_meter("bench").create_counter("calls")
+    add = best(loop(lambda: counter.add(1, {"model": "m", "version": "1", "country": "DE", "channel": "web"})), 20_000)
+    monitor = monitor_of("late", capacity=1_000_000)
+    ids = [str(uuid.UUID(int=number)) for number in range(20 * LATE)]
+    begin = iter(range(0, len(ids), LATE))
+
+    def both() -> None:
+        first = next(begin)
+        for id in ids[first : first + LATE]:
+            monitor.record_prediction(id, True, score=0.83, segments={"country": "DE", "channel": "web"})
+        for id in ids[first : first + LATE]:
+            monitor.record_label(id, False)
+
+    both()
+    ours = best(both, LATE, 15)
+    return [against("prediction and late label, in memory", ours, "`Counter.add`, 4 attributes", add, 1)]
+
+
+def stores() -> list[Line]:
+    """The same through SQLite and Redis, beside plain upserts of the same rows."""
+    lines = []
+    with tempfile.TemporaryDirectory() as folder:
+        name = f"{folder}/labels.db"
+        ours = best_of(lambda turn: through_store(f"sqlite:///{name}", turn))
+        theirs = best_of(lambda turn: plain_sqlite(Path(folder) / "plain.db", turn))
+        lines.append(against("prediction and late label, SQLite", ours, "two upserts with `sqlite3`", theirs, 0.5))
+        try:
+            with backends.redis_server(Path(folder)) as server:
+                ours = best_of(lambda turn: through_store(server.url, turn))
+                theirs = best_of(lambda turn: plain_redis(server.url, turn))
+            what = "two upserts with `redis-py`, pipelined"
+            lines.append(against("prediction and late label, Redis", ours, what, theirs, 0.5))
+        except pytest.skip.Exception as reason:
+            print(reason, file=sys.stderr)
+    return lines
+
+
+def best_of(run: Callable[[int], float], turns: int = 3) -> float:
+    """Nanoseconds a row, the best of several runs, which are told apart by their number."""
+    gc.collect()
+    return min(run(turn) for turn in range(turns)) / STORED * 1e9
+
+
+def rows_of(turn: int) -> tuple[list[str], list[bool], list[float], list[str]]:
+    """Ids, predictions, scores and countries, the same for everybody in this turn."""
+    rng = np.random.default_rng(turn)
+    ids = [str(uuid.UUID(bytes=rng.bytes(16))) for _ in range(STORED)]
+    scores = rng.random(STORED)
+    return ids, (scores > 0.5).tolist(), scores.tolist(), rng.choice(["DE", "FR", "IT"], STORED).tolist()
+
+
+def through_store(store: str, turn: int) -> float:
+    """Seconds from the first prediction until the last label has joined."""
+    ids, predictions, scores, countries = rows_of(turn)
+    monitor = monitor_of("stored", store=store)
+    begin = time.perf_counter()
+    for first in range(0, STORED, STORED_AT_ONCE):
+        some = slice(first, first + STORED_AT_ONCE)
+        monitor.record_prediction_batch(
+            ids[some], predictions[some], scores=scores[some], segments={"country": countries[some]}
+        )
+    assert monitor.flush(60)
+    for first in range(0, STORED, STORED_AT_ONCE):
+        some = slice(first, first + STORED_AT_ONCE)
+        monitor.record_label_batch(ids[some], predictions[some], wait=0.0)
+    assert monitor.flush(60)
+    taken = time.perf_counter() - begin
+    assert STORED == monitor.snapshot().labels["matched"]
+    monitor.close()
+    return taken
+
+
+def plain_sqlite(path: Path, turn: int) -> float:
+    """Seconds for the same rows in a table, with the same settings."""
+    ids, predictions, scores, countries = rows_of(turn)
+    connection = sqlite3.connect(path, isolation_level=None)
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("PRAGMA synchronous = NORMAL")
+    connection.execute(
+        "CREATE TABLE IF NOT EXISTS predictions (model TEXT, version TEXT, id TEXT, time REAL, prediction INTEGER, "
+        "score REAL, segments TEXT, label INTEGER, UNIQUE (model, version, id))"
+    )
+    predicted = (
+        "INSERT INTO predictions (model, version, id, time, prediction, score, segments) VALUES (?, ?, ?, ?, ?, ?, ?) "
+        "ON CONFLICT DO UPDATE SET prediction = excluded.prediction, score = excluded.score"
+    )
+    labelled = (
+        "INSERT INTO predictions (model, version, id, label) VALUES (?, ?, ?, ?) "
+        "ON CONFLICT DO UPDATE SET label = excluded.label"
+    )
+    begin = time.perf_counter()
+    for statement, row in (
+        (
+            predicted,
+            lambda i: ("m", "1", ids[i], time.time(), predictions[i], scores[i], json.dumps({"country": countries[i]})),
+        ),
+        (labelled, lambda i: ("m", "1", ids[i], predictions[i])),
+    ):
+        for first in range(0, STORED, STORED_AT_ONCE):
+            connection.execute("BEGIN IMMEDIATE")
+            connection.executemany(statement, map(row, range(first, min(first + STORED_AT_ONCE, STORED))))
+            connection.execute("COMMIT")
+    taken = time.perf_counter() - begin
+    connection.close()
+    return taken
+
+
+def plain_redis(url: str, turn: int) -> float:
+    """Seconds for the same rows as hashes that expire."""
+    ids, predictions, scores, countries = rows_of(turn)
+    client = redis.Redis.from_url(url)
+    begin = time.perf_counter()
+    for label in (False, True):
+        for first in range(0, STORED, 500):
+            pipeline = client.pipeline(transaction=False)
+            for i in range(first, min(first + 500, STORED)):
+                key = f"predictions:m:1:{ids[i]}"
+                if label:
+                    pipeline.hset(key, "label", int(predictions[i]))
+                else:
+                    segments = json.dumps({"country": countries[i]})
+                    row = {"time": time.time(), "prediction": int(predictions[i]), "score": scores[i]}
+                    pipeline.hset(key, mapping={**row, "segments": segments})
+                    pipeline.pexpire(key, 604_800_000)
+            pipeline.execute()
+    taken = time.perf_counter() - begin
+    client.close()
+    return taken
+
+
+def pending() -> float:
+    """Bytes of each of a million predictions that wait, with an id of 36 characters, a score and two segments."""
+    monitor = monitor_of("pending", capacity=1_000_000)
+    gc.collect()
+    tracemalloc.start()
+    for number in range(1_000_000):
+        monitor.record_prediction(str(uuid.UUID(int=number)), True, score=0.83, segments=PENDING_SEGMENTS)
+    monitor.snapshot()
+    size, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    return size / 1_000_000
+
+
 def memory() -> list[tuple[str, float]]:
     """Bytes a row of the window."""
     window = Window(rows=100_000)
@@ -196,8 +357,9 @@ def main() -> int:
     parser.add_argument("--readme", action="store_true", help="write the table into README.md")
     arguments = parser.parse_args()
     lines: list[Line] = []
-    for step, measure in enumerate((record_calls, batches, collections), start=1):
-        print(f"[{step}/3] {measure.__doc__}", file=sys.stderr, flush=True)
+    measures = (record_calls, batches, collections, late_labels, stores)
+    for step, measure in enumerate(measures, start=1):
+        print(f"[{step}/{len(measures) + 1}] {measure.__doc__}", file=sys.stderr, flush=True)
         lines += measure()
     header = ["what", "ours", "peer", "peer's", "ratio", "budget", "within"]
     table = [header, ["---"] * len(header), *(line.cells() for line in lines)]
@@ -205,6 +367,11 @@ def main() -> int:
         [f"memory of a row, {task}", f"{size:.0f} bytes", "", "", "", "40 bytes", "yes" if size <= 40 else "NO"]
         for task, size in memory()
     ]
+    print(f"[{len(measures) + 1}/{len(measures) + 1}] {pending.__doc__}", file=sys.stderr, flush=True)
+    size = pending()
+    table.append(
+        ["memory of a pending prediction", f"{size:.0f} bytes", "", "", "", "250 bytes", "yes" if size <= 250 else "NO"]
+    )
     text = "\n".join("| " + " | ".join(row) + " |" for row in table)
     print(text)
     if arguments.readme:

@@ -73,8 +73,8 @@ def a_request(value: float) -> bytes:
 
 def test_the_demo_ends_by_itself_and_finds_every_disturbed_model(receiver):
     """
-    Without a terminal: plain lines, a summary in which each model was well and now is not, exit 0, and the same
-    metrics at the endpoint the environment names.
+    Without a terminal: plain lines, a summary in which each model was well and now is not and most labels have come,
+    exit 0, and the same metrics at the endpoint the environment names.
     """
     endpoint = receiver.endpoint.removesuffix("/v1/metrics")
 
@@ -94,6 +94,9 @@ def test_the_demo_ends_by_itself_and_finds_every_disturbed_model(receiver):
         assert any("healthy" in line and "meets objective" in line for line in seen), live
         words = "WORSE THAN OBJECTIVE, surely" if name == "diabetes" else "BELOW OBJECTIVE, surely"
         assert any(line.startswith(name) and line.rstrip().endswith(words) for line in summary.splitlines()), summary
+        labels = re.search(rf"^{name}: labels ([0-9]+) %, delay [0-9.]+ s \(median\)$", summary, re.M)
+        assert labels, summary
+        assert 50 < int(labels[1]) < 100
     assert {state.name for state in view.read(receiver.store.current())} == MODEL_NAMES
 
 
@@ -133,7 +136,7 @@ def test_on_a_terminal_a_view_is_drawn_which_tells_of_an_endpoint_that_does_not_
     assert 0 == process.returncode, plain
     assert plain.count("exports received") > 4
     for name in MODEL_NAMES:
-        assert re.search(rf"{name} version 1.0, [0-9]+ rows in the window", plain)
+        assert re.search(rf"{name} version 1.0, [0-9]+ rows in the window, labels [0-9]+ %, delay [0-9.]+ s\s", plain)
     assert re.search(r"rmse +[0-9.]+ \[[0-9.]+, [0-9.]+\] +<=65.0 +WORSE THAN OBJECTIVE, surely +[▁-█]+", plain)
     assert "accuracy by scanner: worst mobile" in plain
     assert "note: " in plain
@@ -149,17 +152,46 @@ def until_closed(terminal: int) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("kind", MODELS)
-def test_each_model_meets_its_objectives_until_it_is_disturbed(kind, exports):
+def test_labels_of_each_model_come_after_a_delay_of_its_own_and_some_never(kind, exports, clock):
+    """
+    None with the predictions, half of them soon, the last within three times the delay; a few percent are missing.
+    """
+    model = kind(Window(age=10.0), exports.provider, seconds=40.0, clock=clock)
+    begun = clock.now
+
+    def matched(after: float) -> int:
+        """Labels that have come so many seconds after the predictions."""
+        clock.now = begun + after
+        model.deliver()
+        return model.monitor.snapshot().labels["matched"]
+
+    model.serve(np.random.default_rng(1), False, 2000)
+
+    delay = kind.delay * 40.0
+    all_of_them = pytest.approx(2000 * (1 - kind.never), rel=0.02)
+    assert 3 * delay == pytest.approx(model.longest_delay)
+    assert 0 == matched(after=0.0)
+    assert pytest.approx(1000 * (1 - kind.never), rel=0.1) == matched(after=0.64 * delay)
+    assert all_of_them == matched(after=3 * delay)
+    assert all_of_them == matched(after=3 * delay + 1)
+    assert pytest.approx(1 - kind.never, rel=0.02) == model.monitor.snapshot().value("label.coverage")
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_each_model_meets_its_objectives_until_it_is_disturbed(kind, exports, clock):
     """
     On held-out data every objective is met, with room to spare for the bounds; disturbed none is.
     """
-    model = kind(Window(rows=500), exports.provider)
+    model = kind(Window(age=2.0), exports.provider, seconds=40.0, clock=clock)
     rng = np.random.default_rng(1)
 
     def verdicts(disturbed: bool) -> list[bool]:
         model.serve(rng, disturbed, 500)
+        clock.tick(model.longest_delay + 1.0)
+        model.deliver()
         snapshot = model.monitor.snapshot()
-        assert (500, 0) == (snapshot.rows, sum(snapshot.rejected.values()))
+        assert (True, 0) == (400 < snapshot.rows < 500, sum(snapshot.rejected.values()))
+        assert snapshot.rows / 500 == snapshot.value("label.coverage")
         return [
             view.verdict(view.MetricState(name, better(name), value(snapshot, name), None, level, (), ())).good
             for name, level in snapshot.objectives.items()
@@ -299,6 +331,37 @@ def test_the_view_shows_objectives_first_and_the_worst_segment(make, exports):
         of_species.metrics[0].objective,
         of_species.metrics[0].value,
     )
+
+
+def test_the_view_shows_how_many_labels_have_come_and_how_long_they_took(make, exports, clock):
+    """
+    Three of four predictions have theirs, half of them within two seconds; without late labels nothing is said of it.
+    """
+    late, early = make(BinaryMonitor, "late", window=Window(age=60.0), ttl=60.0), make(BinaryMonitor, "now")
+    for id in range(4):
+        late.record_prediction(id, True)
+    for id in range(3):
+        clock.tick(1.0)
+        late.record_label(id, True)
+    early.record(True, True)
+
+    of_late, of_early = view.read(received(exports).current())
+
+    assert (0.75, 2.0) == (of_late.coverage, of_late.delay)
+    assert (None, None) == (of_early.coverage, of_early.delay)
+    assert "labels 75 %, delay 2 s" == view.labels_in_words(of_late)
+    assert "no labels due yet" == view.labels_in_words(of_early)
+
+
+def test_what_is_said_of_labels_fits_a_terminal_of_80_characters():
+    """
+    Also for the longest name, all labels, and a delay of minutes.
+    """
+    model = view.ModelState("image-search", "1.0", 500, coverage=1.0, delay=123.4, metrics=())
+
+    text = view.screen([model], view.Moment("healthy", 1.0, 4.0, 1), 80, 24, unicode=True).plain
+
+    assert "image-search version 1.0, 500 rows in the window, labels 100 %, delay 123 s" in text.splitlines()
 
 
 @pytest.mark.parametrize(("width", "height"), [(80, 24), (200, 60), (40, 10)])

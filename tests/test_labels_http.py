@@ -22,9 +22,10 @@ from backends import free_port, running
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from otel_model_metrics import BinaryMonitor, RankingMonitor, labels_http, monitors
+from otel_model_metrics import BinaryMonitor, RankingMonitor, labels_app, labels_wsgi_app
 from otel_model_metrics.ground_truth.outcomes import LabelOutcome
-from otel_model_metrics.labels_http import LabelsEndpoint, labels_app, labels_wsgi_app
+from otel_model_metrics.labels_http import endpoint
+from otel_model_metrics.labels_http.endpoint import LabelsEndpoint
 
 TOKEN = "s3cret-token"
 JSON = {"content-type": "application/json", "authorization": f"Bearer {TOKEN}"}
@@ -317,7 +318,7 @@ def test_each_outcome_has_its_place_among_the_others():
     """
     A new one must be given it, or a label for several versions would fail.
     """
-    assert set(LabelOutcome) == set(labels_http._WORST_FIRST)
+    assert set(LabelOutcome) == set(endpoint._WORST_FIRST)
 
 
 def test_monitors_made_later_are_found_if_a_function_says_them(service):
@@ -891,7 +892,7 @@ def test_all_labels_of_a_request_share_one_time_to_wait(monkeypatch):
     However many they are, the answer is due after `wait`.
     """
     now = [100.0]
-    monkeypatch.setattr(labels_http.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(endpoint.time, "monotonic", lambda: now[0])
 
     def slow() -> LabelOutcome:
         now[0] += 0.4
@@ -1096,12 +1097,11 @@ def test_of_two_real_versions_the_one_that_predicted_gets_the_label(service, mak
     assert [("1", "matched"), ("2", "pending")] == [(one["version"], one["outcome"]) for one in answer.json["outcomes"]]
 
 
-def test_without_monitors_those_of_the_process_are_meant(service, make, monkeypatch):
+def test_without_monitors_those_of_the_process_are_meant(service, make):
     """
     Whichever there are when the request comes.
     """
     service.app = service.make(token=TOKEN)
-    monkeypatch.setattr(labels_http, "monitors_of_this_process", lambda: list(monitors._monitors.values()))
     make(BinaryMonitor, "fraud").record_prediction("txn-1", True)
 
     assert ["matched"] == service.post(GOOD).outcomes
@@ -1196,7 +1196,7 @@ def test_every_label_is_answered_and_counted_once(rows):
 
 SERVED = """
 from otel_model_metrics import BinaryMonitor
-from otel_model_metrics.labels_http import labels_app, labels_wsgi_app
+from otel_model_metrics import labels_app, labels_wsgi_app
 
 monitors = [BinaryMonitor(name, version=version) for name, version in (("fraud", "1"), ("fraud", "2"), ("churn", "1"))]
 for monitor in monitors[1:]:

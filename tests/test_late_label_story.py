@@ -19,6 +19,7 @@ import os
 import signal
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -129,10 +130,6 @@ class Worker:
         ]
         return self.ask("/v1/labels", labels)["counts"]
 
-    def flush(self) -> None:
-        """Everything that came to this worker has been decided and exported."""
-        assert self.ask("/flush", {})
-
     def coverage(self) -> list[float | None]:
         """Share of predictions that have their label, by model, as this worker knows it."""
         return [of_model["coverage"] for of_model in self.ask("/").values()]
@@ -153,6 +150,7 @@ class Service:
         self._port = port
         self._backend = backend
         self._run = run
+        self._samples = 0
         self._connections = contextlib.ExitStack()
 
     def workers(self, count: int, *known: Worker) -> list[Worker]:
@@ -179,9 +177,26 @@ class Service:
     def close(self) -> None:
         self._connections.close()
 
+    def flush(self, *workers: Worker) -> None:
+        """
+        Wait until all that came to these workers has been decided, exported, and can be read.
+
+        What VictoriaMetrics has taken can be read a moment later; a last sample of our own tells when that is.
+        """
+        assert [True] * len(workers) == [worker.ask("/flush", {}) for worker in workers]
+        self._samples += 1
+        sample = f'last_sample{{run="{self._run}"}} {self._samples}'
+        with urllib.request.urlopen(f"{self._backend.url}/api/v1/import/prometheus", sample.encode(), timeout=10):
+            pass
+
+        def there() -> bool:
+            get(f"{self._backend.url}/internal/force_flush")
+            return [self._samples] == [value for _, value in self._backend.query(f'last_sample{{run="{self._run}"}}')]
+
+        eventually(there, "the last sample")
+
     def by_worker(self, counter: str, model: str, **labels: str) -> dict[str, float]:
         """service.instance.id -> a counter, as it was exported last; also of workers that have ended."""
-        get(f"{self._backend.url}/internal/force_flush")  # what has been taken can be read at once
         wanted = {"run": self._run, "ml_model_name": model, "ml_segment_name": "", **labels}
         selector = ",".join(f'{name}="{value}"' for name, value in wanted.items())
         series = f"last_over_time(ml_model_{counter}_total{{{selector}}}[{TOTALS_OF}])"
@@ -274,16 +289,14 @@ def test_a_label_at_another_worker_than_its_prediction_counts_as_if_it_had_come_
     rng = np.random.default_rng(1)
     one, other = service.workers(2)
     of_one, of_other = one.predict(rng, 250), other.predict(rng, 150)
-    one.flush()
-    other.flush()
+    service.flush(one, other)
     assert [0.0, 0.0] == one.coverage() == other.coverage()
 
     assert {"matched": 2 * 150} == one.label(of_other)
     assert {"matched": 2 * 250} == other.label(of_one)
 
     eventually(lambda: all_labelled(one, other), "coverage of 1.0 at both workers")
-    one.flush()
-    other.flush()
+    service.flush(one, other)
     for model in MODELS:
         predictions = service.by_worker("predictions", model)
         matched = service.by_worker("labels", model, ml_label_outcome="matched")
@@ -300,18 +313,21 @@ def test_what_a_killed_worker_had_written_is_matched_by_the_other(service):
     rng = np.random.default_rng(2)
     killed, other = service.workers(2)
     rows = killed.predict(rng, 120) + other.predict(rng, 80)
-    killed.flush()
-    other.flush()
+    service.flush(killed, other)
 
     killed.kill()
 
     assert {"matched": 2 * 200} == other.label(rows)
     (replacing,) = service.workers(1, killed, other)
+    more = replacing.predict(rng, 50)
+    service.flush(replacing)
+    assert [200 / 250] * len(MODELS) == replacing.coverage()
+    assert {"matched": 2 * 50} == other.label(more)
     eventually(lambda: all_labelled(other, replacing), "coverage of 1.0 at both workers")
-    other.flush()
+    service.flush(other, replacing)
     for of_model in service.counts().values():
-        assert (200.0, 200.0, 200.0) == (of_model["predictions"], of_model["rows"], of_model["matched"])
-    assert exactly(truth(rows)) == dataclasses.astuple(service.quality())
+        assert (250.0, 250.0, 250.0) == (of_model["predictions"], of_model["rows"], of_model["matched"])
+    assert exactly(truth(rows + more)) == dataclasses.astuple(service.quality())
 
 
 def test_a_nightly_job_labels_the_predictions_of_a_running_service_once(service, tmp_path):
@@ -322,8 +338,7 @@ def test_a_nightly_job_labels_the_predictions_of_a_running_service_once(service,
     rng = np.random.default_rng(3)
     workers = service.workers(2)
     rows = [row for worker in workers for row in worker.predict(rng, 200)]
-    for worker in workers:
-        worker.flush()
+    service.flush(*workers)
     labels = {"fraud": [row.label for row in rows], "price": [row.price for row in rows]}
 
     assert {model: "400 labels handed over, 0 known before" for model in MODELS} == nightly_job(
@@ -331,8 +346,7 @@ def test_a_nightly_job_labels_the_predictions_of_a_running_service_once(service,
     )
 
     eventually(lambda: all_labelled(*workers), "all labels from the inbox", SECONDS_OF_INBOX)
-    for worker in workers:
-        worker.flush()
+    service.flush(*workers)
     counts = service.counts()
     for of_model in counts.values():
         assert (400.0, 400.0, 400.0) == (of_model["predictions"], of_model["rows"], of_model["matched"])
@@ -341,8 +355,7 @@ def test_a_nightly_job_labels_the_predictions_of_a_running_service_once(service,
     assert {model: "0 labels handed over, 400 known before" for model in MODELS} == nightly_job(
         tmp_path, service.store, rows, labels
     )
-    for worker in workers:
-        worker.flush()  # looks into the inbox, too
+    service.flush(*workers)  # which looks into the inbox, too
     assert counts == service.counts()
 
 

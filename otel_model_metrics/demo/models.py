@@ -2,12 +2,16 @@
 The four models that are served: trained on half of a data set that comes with scikit-learn, asked about the rest.
 
 Each has two segments of traffic, and a fault that strikes one of them: its inputs are disturbed, its labels are not.
+Labels come later, each model's after a delay of its own, and some never do.
 """
 
 from __future__ import annotations
 
+import heapq
+import time
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -25,20 +29,23 @@ from otel_model_metrics.monitors import Monitor
 
 Floats = NDArray[np.float64]
 
+# Delays are exponential, cut off here.
+_LONGEST = 3.0
+
 
 @dataclass(frozen=True)
 class Traffic:
     """
-    Requests to a model, with the truth about them.
+    Requests to a model.
 
     Attributes:
+        ids: What the labels will be known by, shape ``(n,)``.
         features: What the model is asked, shape ``(n, features)``; float64.
-        labels: The truth, shape ``(n,)``.
         segments: Where each request came from, shape ``(n,)``.
     """
 
+    ids: list[str]
     features: Floats
-    labels: NDArray[Any]
     segments: list[str]
 
 
@@ -46,12 +53,20 @@ class ServedModel(ABC):
     """
     A trained model, the requests it may get, and its monitor.
 
+    Args:
+        window: Which rows count.
+        provider: Where the monitor's metrics go.
+        seconds: How long the run takes, of which delays are a part.
+        clock: Seconds since 1970, for tests.
+
     Attributes:
         task: What kind of model it is.
         story: What the model does, in a few words.
         fault: What goes wrong half-way, in a few words.
         segment: Name of the segment.
         places: Its two values; the fault strikes the second.
+        delay: How long labels take, as a part of the run: few take three times as long, none longer.
+        never: Share of predictions whose label never comes.
         monitor: What it records to.
     """
 
@@ -60,17 +75,42 @@ class ServedModel(ABC):
     fault: ClassVar[str]
     segment: ClassVar[str]
     places: ClassVar[tuple[str, str]]
+    delay: ClassVar[float]
+    never: ClassVar[float]
 
     monitor: Monitor
     _features: Floats
     _labels: NDArray[Any]
 
+    def __init__(
+        self, window: Window, provider: MeterProvider, seconds: float, clock: Callable[[], float] = time.time
+    ) -> None:
+        self._clock = clock
+        self._delay = self.delay * seconds
+        self._due: list[tuple[float, str, int]] = []  # a heap: when a label comes, of which prediction, and its row
+        self._served = 0
+        self._train()
+        self.monitor = self._make_monitor(
+            version="1.0",
+            # Only predictions whose label should be there are asked for it, or the newest would look like a gap.
+            window=replace(window, maturity=self.longest_delay),
+            segments=(self.segment,),
+            ttl=seconds,  # nothing is waited for longer
+            meter_provider=provider,
+            clock=clock,
+        )
+
+    @property
+    def longest_delay(self) -> float:
+        """Seconds within which a label comes, if it does."""
+        return _LONGEST * self._delay
+
     def serve(self, rng: np.random.Generator, disturbed: bool, n: int) -> None:
         """
-        Answer n requests, drawn from the rows held out in training, and record each answer with its label.
+        Answer n requests, drawn from the rows held out in training, and record each answer.
 
         Args:
-            rng: Draws the requests.
+            rng: Draws the requests, and when their labels will come.
             disturbed: Whether the fault is there.
             n: How many, >= 1.
         """
@@ -80,7 +120,24 @@ class ServedModel(ABC):
         if disturbed:
             struck = places == 1
             features[struck] = self._disturb(rng, features[struck])
-        self._answer(Traffic(features, self._labels[drawn], [self.places[place] for place in places]))
+        ids = [f"{self.monitor.name}-{number}" for number in range(self._served, self._served + n)]
+        self._served += n
+        self._answer(Traffic(ids, features, [self.places[place] for place in places]))
+        due = self._clock() + self._delay * _exponential(rng.random(n))
+        comes = rng.random(n) >= self.never
+        for arrival in zip(due[comes].tolist(), np.array(ids)[comes].tolist(), drawn[comes].tolist(), strict=True):
+            heapq.heappush(self._due, arrival)
+
+    def deliver(self) -> None:
+        """Record the labels that have come until now."""
+        now = self._clock()
+        ids, drawn = [], []
+        while self._due and self._due[0][0] <= now:
+            _, id, row = heapq.heappop(self._due)
+            ids.append(id)
+            drawn.append(row)
+        if ids:
+            self._learn(ids, self._labels[drawn].tolist())
 
     def close(self) -> None:
         """Close the monitor, so that its name is free again."""
@@ -91,8 +148,21 @@ class ServedModel(ABC):
         """The same features, as the fault leaves them."""
 
     @abstractmethod
+    def _train(self) -> None:
+        """Train the model, and set aside what it is asked later."""
+
+    @abstractmethod
+    def _make_monitor(self, **settings: Any) -> Monitor:
+        """The monitor, with what all models have in common."""
+
+    @abstractmethod
     def _answer(self, traffic: Traffic) -> None:
-        """Predict, and record with the labels."""
+        """Predict, and record under the ids."""
+
+    def _learn(self, ids: Sequence[str], labels: Sequence[Any]) -> None:
+        """Record the labels of these ids."""
+        for id, label in zip(ids, labels, strict=True):
+            self.monitor.record_label(id, label)
 
 
 class TumourModel(ServedModel):
@@ -103,20 +173,21 @@ class TumourModel(ServedModel):
     fault = "the imaging of clinic south loses its calibration: every measure comes out 1.5 deviations low"
     segment = "clinic"
     places = ("north", "south")
+    delay = 0.03
+    never = 0.06
     monitor: BinaryMonitor
 
-    def __init__(self, window: Window, provider: MeterProvider) -> None:
+    def _train(self) -> None:
         data = load_breast_cancer()
         train, self._features, answers, self._labels = _halves(data.data, data.target == 0)
         self._deviation = train.std(axis=0)
         self._model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000)).fit(train, answers)
-        self.monitor = BinaryMonitor(
+
+    def _make_monitor(self, **settings: Any) -> BinaryMonitor:
+        return BinaryMonitor(
             "tumours",
-            version="1.0",
-            window=window,
-            segments=(self.segment,),
             objectives={"f1": 0.9, "recall": 0.85},
-            meter_provider=provider,
+            **settings,
         )
 
     def _disturb(self, rng: np.random.Generator, features: Floats) -> Floats:
@@ -125,8 +196,8 @@ class TumourModel(ServedModel):
 
     def _answer(self, traffic: Traffic) -> None:
         scores = self._model.predict_proba(traffic.features)[:, 1].tolist()
-        for score, label, place in zip(scores, traffic.labels.tolist(), traffic.segments, strict=True):
-            self.monitor.record(score >= 0.5, label, score=score, segments={self.segment: place})
+        for id, score, place in zip(traffic.ids, scores, traffic.segments, strict=True):
+            self.monitor.record_prediction(id, score >= 0.5, score=score, segments={self.segment: place})
 
 
 class DigitModel(ServedModel):
@@ -137,20 +208,21 @@ class DigitModel(ServedModel):
     fault = "the lens of the mobile scanner is dirty: its pictures are full of noise"
     segment = "scanner"
     places = ("desk", "mobile")
+    delay = 0.02
+    never = 0.02
     monitor: MulticlassMonitor
 
-    def __init__(self, window: Window, provider: MeterProvider) -> None:
+    def _train(self) -> None:
         data = load_digits()
         train, self._features, answers, self._labels = _halves(data.data, data.target)
         self._model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000)).fit(train, answers)
-        self.monitor = MulticlassMonitor(
+
+    def _make_monitor(self, **settings: Any) -> MulticlassMonitor:
+        return MulticlassMonitor(
             "digits",
-            version="1.0",
             classes=list(range(10)),
-            window=window,
-            segments=(self.segment,),
             objectives={"accuracy": 0.9},
-            meter_provider=provider,
+            **settings,
         )
 
     def _disturb(self, rng: np.random.Generator, features: Floats) -> Floats:
@@ -159,7 +231,11 @@ class DigitModel(ServedModel):
     def _answer(self, traffic: Traffic) -> None:
         scores = self._model.predict_proba(traffic.features)
         predictions = scores.argmax(axis=1)
-        self.monitor.record_batch(predictions, traffic.labels, scores=scores, segments={self.segment: traffic.segments})
+        segments = {self.segment: traffic.segments}
+        self.monitor.record_prediction_batch(traffic.ids, predictions, scores=scores, segments=segments)
+
+    def _learn(self, ids: Sequence[str], labels: Sequence[Any]) -> None:
+        self.monitor.record_label_batch(ids, labels)
 
 
 class DiabetesModel(ServedModel):
@@ -170,20 +246,21 @@ class DiabetesModel(ServedModel):
     fault = "laboratory B reports triglycerides (s5) as a binary logarithm rather than the natural one"
     segment = "laboratory"
     places = ("A", "B")
+    delay = 0.05
+    never = 0.04
     monitor: RegressionMonitor
 
-    def __init__(self, window: Window, provider: MeterProvider) -> None:
+    def _train(self) -> None:
         data = load_diabetes(scaled=False)
         self._triglycerides = data.feature_names.index("s5")
         train, self._features, answers, self._labels = _halves(data.data, data.target)
         self._model = make_pipeline(StandardScaler(), Ridge(alpha=10.0)).fit(train, answers)
-        self.monitor = RegressionMonitor(
+
+    def _make_monitor(self, **settings: Any) -> RegressionMonitor:
+        return RegressionMonitor(
             "diabetes",
-            version="1.0",
-            window=window,
-            segments=(self.segment,),
             objectives={"rmse": 65.0},
-            meter_provider=provider,
+            **settings,
         )
 
     def _disturb(self, rng: np.random.Generator, features: Floats) -> Floats:
@@ -192,8 +269,8 @@ class DiabetesModel(ServedModel):
 
     def _answer(self, traffic: Traffic) -> None:
         predictions = self._model.predict(traffic.features).tolist()
-        for prediction, label, place in zip(predictions, traffic.labels.tolist(), traffic.segments, strict=True):
-            self.monitor.record(prediction, label, segments={self.segment: place})
+        for id, prediction, place in zip(traffic.ids, predictions, traffic.segments, strict=True):
+            self.monitor.record_prediction(id, prediction, segments={self.segment: place})
 
 
 class ImageSearch(ServedModel):
@@ -204,26 +281,27 @@ class ImageSearch(ServedModel):
     fault = "the phone app sends its pictures upside down"
     segment = "app"
     places = ("web", "phone")
+    delay = 0.01
+    never = 0.08
     monitor: RankingMonitor
 
     _shown = 10
     _catalogue_size = 200
 
-    def __init__(self, window: Window, provider: MeterProvider) -> None:
+    def _train(self) -> None:
         data = load_digits()
         catalogue, self._features, digits, self._labels = train_test_split(
             data.data, data.target, train_size=self._catalogue_size, random_state=0, stratify=data.target
         )
         self._model = NearestNeighbors(n_neighbors=self._shown).fit(catalogue)
         self._relevant = [set(np.flatnonzero(digits == digit).tolist()) for digit in range(10)]
-        self.monitor = RankingMonitor(
+
+    def _make_monitor(self, **settings: Any) -> RankingMonitor:
+        return RankingMonitor(
             "image-search",
-            version="1.0",
             k=self._shown,
-            window=window,
-            segments=(self.segment,),
             objectives={"mrr": 0.9, f"ndcg_at_{self._shown}": 0.75},
-            meter_provider=provider,
+            **settings,
         )
 
     def _disturb(self, rng: np.random.Generator, features: Floats) -> Floats:
@@ -232,11 +310,25 @@ class ImageSearch(ServedModel):
 
     def _answer(self, traffic: Traffic) -> None:
         found = self._model.kneighbors(traffic.features, return_distance=False).tolist()
-        for items, digit, place in zip(found, traffic.labels.tolist(), traffic.segments, strict=True):
-            self.monitor.record(items, self._relevant[digit], segments={self.segment: place})
+        for id, items, place in zip(traffic.ids, found, traffic.segments, strict=True):
+            self.monitor.record_prediction(id, items, segments={self.segment: place})
+
+    def _learn(self, ids: Sequence[str], labels: Sequence[Any]) -> None:
+        super()._learn(ids, [self._relevant[digit] for digit in labels])
 
 
 MODELS = (TumourModel, DigitModel, DiabetesModel, ImageSearch)
+
+
+def _exponential(chances: Floats) -> Floats:
+    """
+    Delays with a mean of about 1, of which few are long and none is longer than `_LONGEST`.
+
+    Args:
+        chances: Uniform in [0, 1).
+    """
+    delays: Floats = -np.log1p(chances * np.expm1(-_LONGEST))
+    return delays
 
 
 def _halves(features: Floats, labels: NDArray[Any]) -> tuple[Floats, Floats, NDArray[Any], NDArray[Any]]:

@@ -1,5 +1,5 @@
 """
-One run of the demonstration: serve, disturb half-way, export, receive, show, sum up.
+One run of the demonstration: serve, label, disturb half-way, export, receive, show, sum up.
 
 Everything shown has been over the wire: the monitors export to the receiver inside this process and, if
 ``OTEL_EXPORTER_OTLP_ENDPOINT`` is set, to that endpoint as well.
@@ -84,7 +84,8 @@ class _Run:
             readers.append(_reader(OTLPMetricExporter(), interval))
         resource = Resource.create({"service.name": SERVICE_NAME})
         self._provider = MeterProvider(readers, resource=resource, shutdown_on_exit=False)
-        # A window is renewed twice in each phase, and just filled by the rows that come in its time.
+        # A window is renewed twice in each phase, and just filled by the rows that come in its time. At the end of a
+        # phase all of its rows are from that phase, for the longest delay of a label is shorter than a window.
         age = seconds / 4
         self._window = Window(rows=_WINDOW_ROWS, age=age)
         self._rows_per_second = _WINDOW_ROWS / age
@@ -95,9 +96,10 @@ class _Run:
         """Train, serve, sum up."""
         try:
             self._print("Training four models on the data sets that come with scikit-learn ...")
-            self._models = [kind(self._window, self._provider) for kind in MODELS]
+            self._models = [kind(self._window, self._provider, self._seconds) for kind in MODELS]
             for model in self._models:
                 self._print(f"  {model.monitor.name} ({model.task}): {model.story}")
+            self._print("Labels come later, each model's after a delay of its own. Some never do.")
             elsewhere = self._elsewhere()
             if elsewhere:
                 self._print(f"Metrics go to {elsewhere}, and to the receiver of this demo, which shows them.")
@@ -121,6 +123,8 @@ class _Run:
         start = time.monotonic()
         served, disturbed = 0, False
         while (elapsed := time.monotonic() - start) < self._seconds:
+            for model in self._models:
+                model.deliver()
             if not disturbed and elapsed >= self._seconds / 2:
                 disturbed = True
                 self._before = self._received_now()
@@ -155,7 +159,9 @@ class _Run:
             self._console.print(view.summary(self._before, after))
             self._print("")
             for model in after:
-                self._print(f"{model.name}: {view.segments_in_words(model)}")
+                self._print(f"{model.name}: {view.labels_in_words(model)} (median)")
+                if words := view.segments_in_words(model):
+                    self._print(f"  {words}")
         for note in self._notes.all:
             self._print(f"note: {note}")
         if interrupted:
@@ -163,7 +169,9 @@ class _Run:
         return _OK if after else _FAILED
 
     def _received_now(self) -> list[view.ModelState]:
-        """What is received after an export of this moment."""
+        """What is received after an export of this moment, with the labels that have come until now."""
+        for model in self._models:
+            model.deliver()
         self._reader.force_flush(_FLUSH_MILLIS)
         return view.read(self._store.current())
 

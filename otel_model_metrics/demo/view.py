@@ -67,11 +67,23 @@ class MetricState:
 
 @dataclass(frozen=True)
 class ModelState:
-    """One model: its rows in the window, and its metrics, those with an objective first."""
+    """
+    One model.
+
+    Attributes:
+        name: Its name.
+        version: Its version.
+        rows: Its rows in the window.
+        coverage: Share of predictions old enough that have their label; None if there are none.
+        delay: Median of the seconds that labels took; None if none came late.
+        metrics: Those with an objective first.
+    """
 
     name: str
     version: str
     rows: int
+    coverage: float | None
+    delay: float | None
     metrics: tuple[MetricState, ...]
 
 
@@ -130,8 +142,19 @@ def _model_state(name: str, version: str, series: Mapping[Key, Received]) -> Mod
         place = objective is None, not definition.in_segments, catalog.METRICS.index(definition)
         found.append((place, state))
     found.sort(key=lambda entry: entry[0])
-    rows = series.get(("window.rows", frozenset()))
-    return ModelState(name, version, 0 if rows is None else int(rows.value), tuple(state for _, state in found))
+
+    def latest(metric: str, **attributes: str) -> float | None:
+        one = series.get((metric, frozenset(attributes.items())))
+        return None if one is None else one.value
+
+    return ModelState(
+        name,
+        version,
+        rows=int(latest("window.rows") or 0),
+        coverage=latest("label.coverage"),
+        delay=latest("label.delay", **{catalog.QUANTILE: "0.5"}),
+        metrics=tuple(state for _, state in found),
+    )
 
 
 def _is_headline(attributes: Attributes) -> bool:
@@ -271,6 +294,21 @@ def segments_in_words(model: ModelState) -> str:
     return ", ".join([words, *others])
 
 
+def labels_in_words(model: ModelState) -> str:
+    """
+    How many predictions have their label, and half of the labels came within which time.
+
+    >>> labels_in_words(ModelState("fraud", "1", 40, 0.934, 0.78, ()))
+    'labels 93 %, delay 0.78 s'
+    """
+    if model.coverage is None:
+        return "no labels due yet"
+    words = f"labels {100 * model.coverage:.0f} %"
+    if model.delay is not None:
+        words += f", delay {model.delay:.2g} s" if model.delay < 10 else f", delay {model.delay:.0f} s"
+    return words
+
+
 def _count(rows: int) -> str:
     return f"{rows} row" if rows == 1 else f"{rows} rows"
 
@@ -318,7 +356,8 @@ def _metrics_that_fit(models: int, height: int) -> int:
 
 
 def _model_rows(model: ModelState, most: int, spark: int, ramp: str) -> Iterable[Text]:
-    yield Text.assemble((model.name, "bold"), f" version {model.version}, {_count(model.rows)} in the window")
+    about = f"version {model.version}, {_count(model.rows)} in the window, {labels_in_words(model)}"
+    yield Text.assemble((model.name, "bold"), f" {about}")
     for state in model.metrics[:most]:
         said = verdict(state)
         style = "" if said is None else "green" if said.good else "bold red"
@@ -344,7 +383,8 @@ def _in_words(model: ModelState) -> str:
         said = verdict(state)
         if said is not None:
             parts.append(f"{state.name} {value_and_bounds(state)}, objective {objective_of(state)}: {said.words}")
-    return "; ".join([*parts, _count(model.rows), segments_in_words(model)])
+    parts += [f"{_count(model.rows)}, {labels_in_words(model)}", segments_in_words(model)]
+    return "; ".join(filter(None, parts))
 
 
 def summary(before: Sequence[ModelState], after: Sequence[ModelState]) -> Table:

@@ -8,11 +8,14 @@ tells what was decided. When the store is away, what is queued is kept up to a b
 from __future__ import annotations
 
 import atexit
+import contextlib
 import logging
+import math
 import os
 import sys
 import threading
 import time
+import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol, TypeVar
@@ -30,6 +33,10 @@ _SWEEP_EVERY = 10.0
 _LOG_INTERVAL = 60.0
 LAST_SECONDS = 5.0
 _HANDED_AT_ONCE = 500
+# While a write takes longer than this, callers do not wait for it; a connection that takes longer than that hangs.
+_OVERDUE = 0.05
+_AWAY = 1.0
+_PATIENCE = 0.5
 _Given = TypeVar("_Given", Prediction, Label)
 _DROPPED = Decision(LabelOutcome.DROPPED)
 
@@ -94,9 +101,11 @@ class Backend(Protocol):
 
     Attributes:
         batch: Operations written in one transaction. More are faster, fewer keep other processes waiting for less long.
+        hangs_after: Seconds after which a write that has not ended is not waited for at the end of the process.
     """
 
     batch: int
+    hangs_after: float
 
     def transact(self, batches: Sequence[Batch]) -> list[list[Decision]]:
         """
@@ -142,25 +151,32 @@ class Writer:
         self._interval = interval
         self._most = most
         self.ledgers: list[BackgroundLedger] = []
+        self._inherited: list[Backend | None] = []
         self.renew()
+        _all_writers.add(self)
 
-    def renew(self) -> None:
-        """Nothing queued, no thread, no connection: the state of a forked child."""
+    def renew(self) -> Any:
+        """Nothing queued, no thread, no connection: the state of a forked child. Returns what it held."""
+        held = vars(self).get("_backend")
         self._process = os.getpid()
         self._queue: deque[Handed] = deque()
         self._queued = 0  # predictions and labels in it; approximate, for several threads add to it without a lock
         self._questions: deque[tuple[Callable[[Backend], Any], Answer]] = deque()
         self._work: list[Handed] = []
         self._lock = threading.Lock()
+        self._using = threading.Lock()  # held while the store is used
+        self._busy_since = math.inf
         self._wake = threading.Event()
         self._round = threading.Condition(threading.Lock())
         self._rounds = 0
         self._thread: threading.Thread | None = None
         self._ending = False
+        self._flushing = 0  # how many wait for it
         self._sweep_due = 0.0
         self._backend: Backend | None = None
-        self._logged: tuple[str, float] = ("", 0.0)
+        self._logged = -math.inf
         self._failing = 0
+        return held
 
     def of_another_process(self) -> bool:
         """Whether this is a child that was forked from the process it was made in."""
@@ -194,17 +210,33 @@ class Writer:
         self._wake.set()
         return answer.wait(seconds)
 
-    def healthy(self) -> bool:
-        """Whether the store did not fail lately."""
-        return not self._failing
+    def answers_within(self, seconds: float) -> bool:
+        """Whether an answer can be expected so soon."""
+        if self._failing:
+            return False
+        # What hangs fails only later. Whoever has time waits for it nevertheless.
+        hangs = self._queued > _HANDED_AT_ONCE or time.monotonic() - self._busy_since > _OVERDUE
+        return not hangs or seconds > _OVERDUE
+
+    def away(self) -> bool:
+        """Whether the store fails or hangs."""
+        backend = self._backend
+        hangs = _AWAY if backend is None else backend.hangs_after
+        return self._failing > 0 or time.monotonic() - self._busy_since > hangs
 
     def start(self) -> None:
         """Start the thread, in the process that uses the store."""
         with self._lock:
             if self._thread is not None or self._ending:
                 return
-            self._thread = threading.Thread(target=self._run, name=f"otel-model-metrics {self.name}", daemon=True)
-            self._thread.start()
+            thread = threading.Thread(target=self._run, name=f"otel-model-metrics {self.name}", daemon=True)
+            self._thread = thread
+            try:
+                thread.start()
+            except RuntimeError as error:  # too many of them, or the interpreter is ending
+                self._thread = None
+                self._say(str(error))
+                return
         parent = sys.modules.get("multiprocessing.process")
         if parent is not None and parent.parent_process() is not None:
             # A child of multiprocessing ends without atexit. Metrics are exported after this, at -100.
@@ -214,68 +246,101 @@ class Writer:
         else:
             atexit.register(self.end)
 
-    def flush(self, seconds: float) -> bool:
-        """Wait until all that is queued now is written and the cohorts are read again; returns whether it was."""
-        if self._thread is None:
+    def flush(self, seconds: float, last: bool = False) -> bool:
+        """
+        Wait until all that is queued now is written and the cohorts are read again; returns whether it was.
+
+        Args:
+            seconds: For how long.
+            last: Not for so long if the store is away.
+        """
+        thread = self._thread
+        if thread is None:
             return not self._queue
         deadline = time.monotonic() + seconds
         self._sweep_due = 0.0
         with self._round:
-            first = self._rounds
-            while self._rounds < first + 2 or self._queue or self._work or self._failing:
-                left = deadline - time.monotonic()
-                if left <= 0 or not self._thread.is_alive():
-                    return False
-                self._wake.set()
-                self._round.wait(min(left, 0.05))
+            self._flushing += 1
+            try:
+                first = self._rounds
+                while self._rounds < first + 2 or self._queue or self._work or self._failing:
+                    now = time.monotonic()
+                    if last and self.away():
+                        deadline = min(deadline, now + _PATIENCE)
+                    if now >= deadline or self._thread is not thread:
+                        return False
+                    self._wake.set()
+                    self._round.wait(min(deadline - now, 0.05))
+            finally:
+                self._flushing -= 1
         return True
 
     def end(self, seconds: float = LAST_SECONDS) -> None:
-        """Write what is queued, for so many seconds at most, and stop; starts again when it is used again."""
+        """
+        Write what is queued, for so many seconds at most, and stop; starts again when it is used again.
+
+        What could not be written is counted as dropped.
+        """
         thread = self._thread
         if thread is None or self.of_another_process():
             return
-        if self._queue or self._work:
-            self.flush(seconds if self.healthy() else min(seconds, 0.5))
+        if (self._queue or self._work) and not self.away():
+            self.flush(seconds, last=True)
         self._ending = True
         self._wake.set()
-        thread.join(seconds)
-        self._thread = None
-        self._ending = False
+        thread.join(min(seconds, _PATIENCE) if self.away() else seconds)
+        if thread.is_alive():  # what it is at now is left to it
+            self._give_up(self._taken_from_queue())
         atexit.unregister(self.end)
 
     # In the thread
 
     def _run(self) -> None:
-        while not self._ending:
-            try:
-                if self._backend is None:
-                    self._backend = self._connect()
-                backend = self._backend
-                self._answer(backend)
-                self._read_inboxes(backend)
-                self._write(backend)
-                self._sweep(backend)
-                self._refresh(backend)
-                self._failing = 0
-            except StoreError as error:
-                self._failing += 1
-                self._say(str(error))
-                self._disconnect()
-            except Exception:
-                self._failing += 1
-                _logger.exception("Internal error of otel_model_metrics with %s", self.name)
-                self._give_up()
-                self._disconnect()
+        while True:
+            with self._using:
+                self._do_all()
             with self._round:
                 self._rounds += 1
                 self._round.notify_all()
+            if self._ending and (self._failing or not self._queue):
+                break
             if self._failing:
                 self._wake.clear()
                 self._wake.wait(min(_LONGEST_BACKOFF, 0.05 * 2 ** min(self._failing, 10)))
             elif self._wake.wait(self._interval):
                 self._wake.clear()
         self._disconnect()
+        work, self._work = self._work, []
+        self._give_up(work + self._taken_from_queue())
+        with self._lock:
+            self._thread = None
+            self._ending = False
+
+    def _do_all(self) -> None:
+        """Whatever there is to do."""
+        self._busy_since = time.monotonic()
+        try:
+            if self._backend is None:
+                self._backend = self._connect()
+            backend = self._backend
+            self._write(backend)  # first, for somebody may be waiting
+            self._answer(backend)
+            self._read_inboxes(backend)
+            self._write(backend)
+            self._sweep(backend)
+            self._refresh(backend)
+            self._failing = 0
+        except StoreError as error:
+            self._failing += 1
+            self._say(str(error))
+            self._disconnect()
+        except Exception:
+            self._failing += 1
+            _logger.exception("Internal error of otel_model_metrics with %s", self.name)
+            work, self._work = self._work, []  # a fault of ours must not come again and again
+            self._tell_dropped(work)
+            self._disconnect()
+        self._busy_since = math.inf
 
     def _answer(self, backend: Backend) -> None:
         while self._questions:
@@ -304,6 +369,7 @@ class Writer:
                 )
                 for ledger, of_ledger in by_ledger.items()
             ]
+            self._busy_since = time.monotonic()
             verdicts = backend.transact(batches)
             self._work = []
             self._queued -= sum(len(batch.given) for batch in batches)
@@ -323,9 +389,21 @@ class Writer:
                 one.answer.give(decisions[begin:end])
             begin = end
 
-    def _give_up(self) -> None:
-        """A fault of ours must not come again and again."""
-        work, self._work = self._work, []
+    def _taken_from_queue(self) -> list[Handed]:
+        taken = []
+        with contextlib.suppress(IndexError):
+            while True:
+                taken.append(self._queue.popleft())
+        return taken
+
+    def _give_up(self, work: Sequence[Handed]) -> None:
+        """The end has come, and the store is away."""
+        count = sum(len(handed.given) for handed in work)
+        if count:
+            _logger.error("%s: %d predictions and labels could not be written and are dropped.", self.name, count)
+            self._tell_dropped(work)
+
+    def _tell_dropped(self, work: Sequence[Handed]) -> None:
         for handed in work:
             handed.ledger.decided(handed.given, [None] * len(handed.given))
 
@@ -352,7 +430,7 @@ class Writer:
 
     def _refresh(self, backend: Backend) -> None:
         for ledger in self.ledgers:
-            if ledger.changed(time.monotonic()):
+            if ledger.changed(time.monotonic()) or self._flushing:
                 ledger.known_cells = backend.cells(ledger.scope)
 
     def _disconnect(self) -> None:
@@ -365,12 +443,53 @@ class Writer:
 
     def _say(self, text: str) -> None:
         now = time.monotonic()
-        said, when = self._logged
-        if text != said or now - when >= _LOG_INTERVAL:
-            self._logged = text, now
+        if now - self._logged >= _LOG_INTERVAL:
+            self._logged = now
             _logger.warning(
                 "%s: %s. %d predictions and labels are kept until it can be used.", self.name, text, self._kept()
             )
+
+    # Around a fork
+
+    def before_fork(self) -> bool:
+        """
+        Close the store, until `after_fork`; returns False if it is being used for too long.
+
+        A child must not even close a SQLite connection of its parent, and cannot if the parent was using it just then.
+        """
+        closed = self._using.acquire(timeout=_OVERDUE if self.away() else _PATIENCE)
+        if closed:
+            self._disconnect()
+        return closed
+
+    def after_fork(self) -> None:
+        """Go on, in the parent."""
+        self._using.release()
+
+
+_all_writers: weakref.WeakSet[Writer] = weakref.WeakSet()
+_forking = threading.local()
+_never_closed: list[Any] = []
+
+
+def _before_fork() -> None:
+    _forking.closed = [writer for writer in list(_all_writers) if writer.before_fork()]
+
+
+def _after_fork_in_parent() -> None:
+    for writer in _forking.closed:
+        writer.after_fork()
+
+
+def _after_fork_in_child() -> None:
+    for writer in list(_all_writers):
+        held = writer.renew()
+        if held is not None:
+            _never_closed.append(held)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)
 
 
 def _pieces(given: Sequence[_Given]) -> Sequence[Sequence[_Given]]:
@@ -396,7 +515,9 @@ class BackgroundLedger:
     immediate = False
     portable = True
 
+    # Seconds between two readings of the cohorts: if others may have changed them, and if this process has.
     _CELLS_EVERY = 1.0
+    _CHANGED_CELLS_EVERY = 0.1
 
     def __init__(
         self,
@@ -437,7 +558,7 @@ class BackgroundLedger:
     def label_many(self, given: Sequence[Label], now: float, wait: float) -> Sequence[Decision | None]:
         """Take labels."""
         # Nobody waits for a store that is away.
-        waits = wait > 0 and self._writer.healthy()
+        waits = wait > 0 and self._writer.answers_within(wait)
         answers: list[tuple[int, Answer | None, Decision | None]] = []
         for piece in _pieces(given):
             answer = Answer() if waits else None
@@ -468,14 +589,13 @@ class BackgroundLedger:
 
     def changed(self, moment: float) -> bool:
         """Whether it is time to read the cohorts again: others may have changed them, too."""
-        if self._changed or moment - self._refreshed >= self._CELLS_EVERY:
+        if moment - self._refreshed >= (self._CHANGED_CELLS_EVERY if self._changed else self._CELLS_EVERY):
             self._changed, self._refreshed = False, moment
             return True
         return False
 
     def flush(self, seconds: float) -> bool:
         """Wait until all that was taken is decided."""
-        self._changed = True
         return self._writer.flush(seconds)
 
     def reset(self) -> None:
@@ -487,8 +607,8 @@ class BackgroundLedger:
 
     def close(self) -> None:
         """Write what is queued, and end with the last ledger."""
-        self._writer.flush(LAST_SECONDS if self._writer.healthy() else 0.5)
+        written = self._writer.flush(LAST_SECONDS, last=True)
         if self in self._writer.ledgers:
             self._writer.ledgers.remove(self)
         if not self._writer.ledgers:
-            self._writer.end()
+            self._writer.end(LAST_SECONDS if written else _PATIENCE)

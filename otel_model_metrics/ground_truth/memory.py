@@ -49,6 +49,7 @@ class MemoryLedger:
     def __init__(self, scope: Scope, counted: Counted, clock: Callable[[], float]) -> None:
         self._scope = scope
         self._ttl = scope.ttl
+        self._capacity = scope.capacity
         self._counted = counted
         self._clock = clock
         self.reset()
@@ -75,7 +76,7 @@ class MemoryLedger:
                 self._order.append(id)
                 self._cohorts.predicted(time, segments, now)
                 self._until_sweep -= 1
-                if self._until_sweep <= 0:
+                if self._until_sweep <= 0 or len(self._order) > self._capacity:
                     self._make_room(now)
                 return NEW
             decision = decide_prediction(content, given, now, self._ttl)
@@ -132,13 +133,12 @@ class MemoryLedger:
 
     def _make_room(self, now: float) -> None:
         """Hold to the bound on number; the oldest go first, whether they have their label or not."""
-        while len(self._entries) > self._scope.capacity:
+        while len(self._entries) > self._capacity:
             content = self._entries.pop(self._order.popleft())
             if self._cohorts.forgotten(content, now):
                 self._counted(EVICTED, 1)
         if self._until_sweep <= 0:
             self._sweep(now)
-        self._until_sweep = min(self._until_sweep, self._scope.capacity - len(self._entries) + 1)
 
     def _sweep(self, now: float) -> None:
         """Forget what is too old."""

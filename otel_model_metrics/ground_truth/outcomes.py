@@ -37,16 +37,18 @@ class LabelOutcome(str, enum.Enum):
         return self.value
 
 
-# What can become of a prediction instead: it is forgotten for lack of room, or its time is over without a label.
+# What can become of a prediction that gets no label.
 EVICTED = "evicted"
 UNLABELLED = "unlabelled"
-# ... or it never reached its store, and its label will be PENDING and then UNMATCHED.
 LOST_PREDICTION = "prediction_dropped"
+PREDICTION_OUTCOMES = {
+    EVICTED: "A prediction was forgotten before its label came, for lack of room in memory (`capacity=`).",
+    UNLABELLED: "A prediction waited for `ttl=`, and no label came.",
+    LOST_PREDICTION: "A prediction never reached its store, which had been away for too long.",
+}
 
 # The values of ml.label.outcome. QUEUED is no end.
 COUNTED = (
     *(outcome.value for outcome in LabelOutcome if outcome is not LabelOutcome.QUEUED),
-    EVICTED,
-    UNLABELLED,
-    LOST_PREDICTION,
+    *PREDICTION_OUTCOMES,
 )

@@ -87,17 +87,16 @@ _LEFT_AT_ONCE = 500
 @dataclass
 class Attempt:
     """
-    The last write of which it is not known whether it arrived: the connection broke before the answer came.
+    Writes of which it is not known whether they arrived: the connection broke before the answer came.
 
     Attributes:
         ids: Of what was to be written, by batch.
-        decisions: What had been decided, likewise.
-        proof: A key that is there if it arrived.
+        decisions: What had been decided each time it was tried, likewise, by a key that is there if it arrived. At most
+            one of them does, for each is refused if an entry is not what it was.
     """
 
     ids: list[list[str]] = field(default_factory=list)
-    decisions: list[list[Decision]] = field(default_factory=list)
-    proof: str = ""
+    decisions: dict[str, list[list[Decision]]] = field(default_factory=dict)
 
 
 def redis_settings(url: str) -> tuple[Callable[[], Any], Attempt]:
@@ -123,7 +122,10 @@ def redis_settings(url: str) -> tuple[Callable[[], Any], Attempt]:
             url, socket_timeout=_TIMEOUT, socket_connect_timeout=_TIMEOUT, retry=Retry(NoBackoff(), 0)
         )
 
-    make()  # checks the URL; connects to nothing
+    try:
+        make().connection_pool.make_connection()  # connects to nothing
+    except TypeError as error:
+        raise ValueError(f"A setting in the URL of the store is not known to redis-py: {error}.") from error
     return make, Attempt()
 
 
@@ -140,6 +142,7 @@ class RedisBackend:
     """
 
     batch = 500
+    hangs_after = _TIMEOUT / 2
 
     def __init__(self, make: Callable[[], Any], attempt: Attempt) -> None:
         self._attempt = attempt
@@ -160,9 +163,8 @@ class RedisBackend:
         with self._faults():
             attempt = self._attempt
             ids = [batch.ids for batch in batches]
-            if attempt.proof and attempt.ids == ids and self._client.exists(attempt.proof):
-                attempt.proof = ""
-                return attempt.decisions
+            if attempt.ids != ids:
+                attempt.ids, attempt.decisions = ids, {}
             for batch in batches:
                 self._note(batch.scope)
             keys = [_entry_key(batch.scope, id) for batch in batches for id in batch.ids]
@@ -170,23 +172,29 @@ class RedisBackend:
             for _ in range(_MOST_CONFLICTS):
                 found = [None] * len(keys) if expected_new else self._client.mget(keys)
                 expected_new = False  # if that was wrong, they are looked at
+                # After the entries are read: a write that arrives still later makes the script refuse this one.
+                for proof, decisions in attempt.decisions.items():
+                    if self._client.exists(proof):
+                        attempt.ids = []
+                        return decisions
                 entries = dict(zip(keys, found, strict=True))
                 verdicts = [
                     batch.decide({id: entries[_entry_key(batch.scope, id)] for id in batch.ids}) for batch in batches
                 ]
-                attempt.ids, attempt.decisions = ids, [verdict.decisions for verdict in verdicts]
-                attempt.proof = f"omm:proof:{uuid.uuid4().hex}"
-                if self._written(entries, batches, verdicts):
-                    attempt.proof = ""
-                    return attempt.decisions
+                proof = f"omm:proof:{uuid.uuid4().hex}"
+                decisions = attempt.decisions[proof] = [verdict.decisions for verdict in verdicts]
+                if self._written(proof, entries, batches, verdicts):
+                    attempt.ids = []
+                    return decisions
+                del attempt.decisions[proof]
             raise StoreError("entries are changed all the time by other processes")
 
     def _written(
-        self, entries: Mapping[str, bytes | None], batches: Sequence[Batch], verdicts: Sequence[Verdict]
+        self, proof: str, entries: Mapping[str, bytes | None], batches: Sequence[Batch], verdicts: Sequence[Verdict]
     ) -> bool:
         """Write what was decided, unless an entry is not what it was; returns whether it was written."""
         keys: list[str] = []
-        arguments: list[Any] = [self._attempt.proof, _PROOF_MILLIS]
+        arguments: list[Any] = [proof, _PROOF_MILLIS]
         counts: list[Any] = []
         for batch, verdict in zip(batches, verdicts, strict=True):
             scope, now = batch.scope, batch.latest

@@ -74,21 +74,28 @@ class SqliteBackend:
     """
 
     batch = 5000
+    hangs_after = _BUSY_SECONDS  # other processes may be writing
 
     def __init__(self, path: Path, synchronous: str = "normal") -> None:
         self._path = path
         self._scopes: dict[tuple[str, str], int] = {}
         with self._faults():
             path.parent.mkdir(parents=True, exist_ok=True)
-            # Used by one thread at a time, but closed by another one at the end of the process.
-            self._connection = sqlite3.connect(
-                path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False
-            )
-            run = self._connection.execute
-            if run("PRAGMA journal_mode = WAL").fetchone()[0] != "wal":
-                raise StoreError(f"{path} cannot be written in WAL mode; it needs a local disk")
-            run(f"PRAGMA synchronous = {synchronous}")
-            self._connection.executescript(_SCHEMA)
+            with _locked(path.parent):  # nobody moves it aside meanwhile
+                # Used by one thread at a time, but closed by another one before a fork.
+                self._connection = sqlite3.connect(
+                    path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False
+                )
+                self._file = _identity(path)
+            try:
+                run = self._connection.execute
+                if run("PRAGMA journal_mode = WAL").fetchone()[0] != "wal":
+                    raise StoreError(f"{path} cannot be written in WAL mode; it needs a local disk")
+                run(f"PRAGMA synchronous = {synchronous}")
+                self._connection.executescript(_SCHEMA)
+            except BaseException:
+                self._connection.close()
+                raise
 
     def close(self) -> None:
         """Close the file."""
@@ -179,6 +186,7 @@ class SqliteBackend:
     def inbox(self, scope: Scope, most: int) -> list[LeftLabel]:
         """Labels left for a model and version."""
         with self._faults():
+            self._check_place()
             found = self._connection.execute(
                 "SELECT id, time, value FROM inbox WHERE scope = ? AND NOT taken LIMIT ?", (self._scope(scope), most)
             )
@@ -251,6 +259,7 @@ class SqliteBackend:
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[None]:
+        self._check_place()
         run = self._connection.execute
         known = dict(self._scopes)
         run("BEGIN IMMEDIATE")
@@ -263,6 +272,11 @@ class SqliteBackend:
                 run("ROLLBACK")
             raise
 
+    def _check_place(self) -> None:
+        """Whoever writes to a file that was deleted or moved is told nothing by SQLite."""
+        if _identity(self._path) != self._file:
+            raise StoreError(f"{self._path} was deleted or moved")
+
     @contextlib.contextmanager
     def _faults(self) -> Iterator[None]:
         """What SQLite and the file system raise, as `StoreError`; a corrupt file is moved aside."""
@@ -270,8 +284,11 @@ class SqliteBackend:
             yield
         except (sqlite3.Error, OSError) as error:
             text = str(error)
-            if isinstance(error, sqlite3.DatabaseError) and any(word in text.lower() for word in _CORRUPT):
-                self._move_aside(text)
+            if _says_corrupt(error):
+                try:
+                    self._move_aside(text)
+                except OSError as obstacle:
+                    text = f"{text}, and cannot be moved aside: {obstacle}"
             raise StoreError(f"{self._path} cannot be used ({text})") from error
 
     def _move_aside(self, problem: str) -> None:
@@ -282,8 +299,8 @@ class SqliteBackend:
         """
         with contextlib.suppress(AttributeError, sqlite3.Error):
             self._connection.close()
-        with _locked(self._path.with_name(self._path.name + ".lock")):
-            if _is_good(self._path):
+        with _locked(self._path.parent):
+            if not _is_corrupt(self._path):
                 return
             aside = self._path.with_name(f"{self._path.name}.corrupt-{time.strftime('%Y%m%dT%H%M%S')}-{os.getpid()}")
             for suffix in ("", "-wal", "-shm"):
@@ -298,24 +315,38 @@ class SqliteBackend:
             )
 
 
-def _is_good(path: Path) -> bool:
+def _identity(path: Path) -> tuple[int, int] | None:
+    """What tells a file from another one that takes its place."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+def _is_corrupt(path: Path) -> bool:
     try:
         with contextlib.closing(sqlite3.connect(path, timeout=_BUSY_SECONDS)) as connection:
-            return bool(connection.execute("PRAGMA quick_check(1)").fetchone()[0] == "ok")
-    except sqlite3.Error:
-        return False
+            return bool(connection.execute("PRAGMA integrity_check(1)").fetchone()[0] != "ok")
+    except sqlite3.Error as error:
+        return _says_corrupt(error)
+
+
+def _says_corrupt(error: Exception) -> bool:
+    return isinstance(error, sqlite3.DatabaseError) and any(word in str(error).lower() for word in _CORRUPT)
 
 
 @contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
+def _locked(folder: Path) -> Iterator[None]:
     """A lock among the processes of this machine, where the system has one."""
     try:
         import fcntl
     except ImportError:  # Windows refuses to move a file that another process has open
         yield
         return
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    number = os.open(folder, os.O_RDONLY)  # the folder itself: a file for it could be deleted by another process
+    try:
+        fcntl.flock(number, fcntl.LOCK_EX)
         yield
-    with contextlib.suppress(OSError):
-        path.unlink()
+    finally:
+        os.close(number)
