@@ -350,6 +350,7 @@ def test_a_nightly_job_labels_the_predictions_of_a_running_service_once(service,
     counts = service.counts()
     for of_model in counts.values():
         assert (400.0, 400.0, 400.0) == (of_model["predictions"], of_model["rows"], of_model["matched"])
+        assert 0.0 == of_model["duplicate"]  # no label is taken by both
     assert exactly(truth(rows)) == dataclasses.astuple(service.quality())
 
     assert {model: "0 labels handed over, 400 known before" for model in MODELS} == nightly_job(

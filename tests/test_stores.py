@@ -1001,6 +1001,8 @@ def test_the_oldest_prediction_that_waits_may_be_told_of_later(open_monitor, clo
     monitor.record_prediction("a", True, timestamp=clock.now - 5)
     look(monitor)
     monitor.record_prediction("b", True, timestamp=clock.now - 15)
+    look(monitor)
+    monitor.record_prediction("c", True, timestamp=clock.now - 1)
 
     assert 15.0 == look(monitor).value("label.pending_age")
 

@@ -33,6 +33,8 @@ _SWEEP_EVERY = 10.0
 _LOG_INTERVAL = 60.0
 LAST_SECONDS = 5.0
 _HANDED_AT_ONCE = 500
+# A label that was left is decided by the process that took it within this time, or taken again.
+TAKEN_SECONDS = 30.0
 # While a write takes longer than this, callers do not wait for it; a connection that takes longer than that hangs.
 _OVERDUE = 0.05
 _AWAY = 1.0
@@ -122,7 +124,10 @@ class Backend(Protocol):
         """Forget what is too old; returns predictions without a label and labels without a prediction."""
 
     def inbox(self, scope: Scope, most: int) -> list[LeftLabel]:
-        """Labels that were left for this model and version by a process that has no monitor."""
+        """
+        Labels that were left for this model and version by a process that has no monitor. Who asks has `TAKEN_SECONDS`
+        to decide them; nobody else gets them meanwhile.
+        """
 
     def taken(self, scope: Scope, labels: Sequence[LeftLabel]) -> None:
         """These have been decided."""
@@ -595,7 +600,8 @@ class BackgroundLedger:
         return False
 
     def flush(self, seconds: float) -> bool:
-        """Wait until all that was taken is decided."""
+        """Wait until all that was taken is decided. From then on this process takes labels that are left, too."""
+        self._writer.start()
         return self._writer.flush(seconds)
 
     def reset(self) -> None:

@@ -9,13 +9,14 @@ itself forgets what is too old.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from otel_model_metrics.ground_truth.background import LeftLabel, StoreError
+from otel_model_metrics.ground_truth.background import TAKEN_SECONDS, LeftLabel, StoreError
 from otel_model_metrics.ground_truth.batches import Batch, Verdict
 from otel_model_metrics.ground_truth.cohorts import Cell, over, settled
 from otel_model_metrics.ground_truth.entries import REMEMBERED, Decision, is_known_prediction, received_at
@@ -252,10 +253,14 @@ class RedisBackend:
             )
 
     def inbox(self, scope: Scope, most: int) -> list[LeftLabel]:
-        """Labels left for a model and version."""
+        """Labels left for a model and version, which no other process takes meanwhile."""
         with self._faults():
             _, found = self._client.hscan(_inbox_key(scope.model, scope.version), count=most)
-            return [_left(id, value) for id, value in found.items()][:most]
+            left = [_left(id, value) for id, value in found.items()][:most]
+            pipeline = self._client.pipeline(transaction=False)
+            for one in left:
+                pipeline.set(_claim_key(scope, one), "1", nx=True, px=int(1000 * TAKEN_SECONDS))
+            return [one for one, claimed in zip(left, pipeline.execute(), strict=True) if claimed]
 
     def taken(self, scope: Scope, labels: Sequence[LeftLabel]) -> None:
         """These have been decided."""
@@ -335,6 +340,12 @@ def _entry_key_of(model: str, version: str, id: str) -> str:
 
 def _cohorts_key(scope: Scope) -> str:
     return f"omm:cohorts:{_safe(scope.model)}:{_safe(scope.version)}:{scope.width:g}"
+
+
+def _claim_key(scope: Scope, left: LeftLabel) -> str:
+    """There while a process is at a label. Another label of the same id is another matter."""
+    digest = hashlib.sha256(_left_value(left).encode()).hexdigest()[:16]
+    return f"omm:taken:{_safe(scope.model)}:{_safe(scope.version)}:{left.id}:{digest}"
 
 
 def _inbox_key(model: str, version: str) -> str:

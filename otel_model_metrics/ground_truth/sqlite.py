@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from otel_model_metrics.ground_truth.background import LeftLabel, StoreError
+from otel_model_metrics.ground_truth.background import TAKEN_SECONDS, LeftLabel, StoreError
 from otel_model_metrics.ground_truth.batches import Batch
 from otel_model_metrics.ground_truth.cohorts import Cell, over, settled
 from otel_model_metrics.ground_truth.entries import REMEMBERED, Decision, is_known_prediction, received_at
@@ -39,10 +39,11 @@ CREATE TABLE IF NOT EXISTS cohorts (
     PRIMARY KEY (scope, width, cohort, segments)
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS inbox (
-    scope INTEGER NOT NULL, id TEXT NOT NULL, value TEXT NOT NULL, time REAL NOT NULL, taken INTEGER NOT NULL,
+    scope INTEGER NOT NULL, id TEXT NOT NULL, value TEXT NOT NULL, time REAL NOT NULL,
+    taken REAL NOT NULL, -- 0 while it is left, 1 when it was decided, else until when a process is at it
     PRIMARY KEY (scope, id)
 ) WITHOUT ROWID;
-CREATE INDEX IF NOT EXISTS inbox_left ON inbox (scope) WHERE NOT taken;
+CREATE INDEX IF NOT EXISTS inbox_left ON inbox (scope) WHERE taken <> 1;
 """
 _UPSERT_COHORT = """
 INSERT INTO cohorts VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET
@@ -184,13 +185,26 @@ class SqliteBackend:
             return settled(ended)
 
     def inbox(self, scope: Scope, most: int) -> list[LeftLabel]:
-        """Labels left for a model and version."""
+        """Labels left for a model and version, which no other process takes meanwhile."""
         with self._faults():
             self._check_place()
-            found = self._connection.execute(
-                "SELECT id, time, value FROM inbox WHERE scope = ? AND NOT taken LIMIT ?", (self._scope(scope), most)
-            )
-            return list(map(LeftLabel._make, found))
+            number, now = self._scope(scope), time.time()
+            if not self._left(number, now, 1):  # as nearly always, and a transaction would keep others waiting
+                return []
+            with self._transaction():
+                found = self._left(number, now, most)
+                self._connection.executemany(
+                    "UPDATE inbox SET taken = ? WHERE scope = ? AND id = ?",
+                    [(now + TAKEN_SECONDS, number, left.id) for left in found],
+                )
+            return found
+
+    def _left(self, number: int, now: float, most: int) -> list[LeftLabel]:
+        found = self._connection.execute(
+            "SELECT id, time, value FROM inbox WHERE scope = ? AND taken <> 1 AND taken < ? LIMIT ?",
+            (number, now, most),
+        )
+        return list(map(LeftLabel._make, found))
 
     def taken(self, scope: Scope, labels: Sequence[LeftLabel]) -> None:
         """These have been decided. They stay, to be known when they are left again."""
