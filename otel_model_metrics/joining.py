@@ -181,6 +181,7 @@ class Joining:
 
     def predict_many(self, ids: Any, predictions: Any, scores: Any, segments: Any, timestamps: Any) -> None:
         """Take many predictions; what cannot be used is left out."""
+        count = 0
         try:
             id_column = _list(ids, "ids")
             count = len(id_column)
@@ -190,7 +191,7 @@ class Joining:
             keys = _keys(segments, count)
             times = _times(timestamps, count)
         except Exception as error:
-            self._recorder.refuse(encoding.UNEQUAL_LENGTH, f"record_prediction_batch: {_said(error)}")
+            self._recorder.refuse(encoding.UNEQUAL_LENGTH, f"record_prediction_batch: {_said(error)}", max(count, 1))
             return
         now = self._clock()
         packed_keys: dict[Any, tuple[Any, bytes]] = {}
@@ -231,13 +232,15 @@ class Joining:
     def label_many(self, ids: Any, labels: Any, timestamps: Any, wait: float | None) -> Outcomes:
         """Take many labels; a label that is missing is no label yet."""
         outcomes: Outcomes = Counter()
+        count = 0
         try:
             id_column = _list(ids, "ids")
-            label_column = _column(labels, "labels", len(id_column))
-            times = _times(timestamps, len(id_column))
+            count = len(id_column)
+            label_column = _column(labels, "labels", count)
+            times = _times(timestamps, count)
         except Exception as error:
             text = f"record_label_batch: {_said(error)}"
-            outcomes[self._refuse_label(UnusableError(encoding.UNEQUAL_LENGTH, text))] += 1
+            outcomes[self._refuse_label(UnusableError(encoding.UNEQUAL_LENGTH, text), max(count, 1))] += max(count, 1)
             return outcomes
         now = self._clock()
         usable: list[Label] = []
@@ -320,7 +323,7 @@ class Joining:
             packed = packing.prediction(prediction, score)
             key, of_segments = self._packed_key(key) if packed_key is None else packed_key
             time = now if time is None else _checked_time(time, now)
-            counted = prediction if packing.plain and prediction is not None else packing.counted(packed)
+            counted = prediction if type(prediction) in packing.plain else packing.counted(packed)
             return _prediction(Prediction, (id, time, of_segments, packed, (counted, key)))
         except UnusableError:
             raise
@@ -345,7 +348,7 @@ class Joining:
     def _join(self, decision: Decision) -> None:
         """A prediction and its label are a row now."""
         entry: Any = decision[3]
-        _, predicted, labelled, segments, prediction, label = entry
+        _, predicted, labelled, _, segments, prediction, label = entry
         joined = self._recorder.joined
         joined.extend((predicted, labelled, prediction, label, segments))
         if len(joined) >= self._limit:
@@ -361,14 +364,16 @@ class Joining:
             self._refuse_label(UnusableError(encoding.INVALID_LABEL, f"label must be JSON, got {shown(left.value)}."))
         return None
 
-    def _refuse_label(self, error: UnusableError) -> LabelOutcome:
+    def _refuse_label(self, error: UnusableError, count: int = 1) -> LabelOutcome:
         self._use()
-        self._counted(LabelOutcome.REJECTED.value, 1)
-        self._recorder.refuse(error.reason, error.text)
+        self._counted(LabelOutcome.REJECTED.value, count)
+        self._recorder.refuse(error.reason, error.text, count)
         return LabelOutcome.REJECTED
 
     def _decided_many(self, given: Sequence[Prediction | Label], decisions: Sequence[Decision | None]) -> None:
         """Do what the ledger has decided in its own thread; None means that it has given up what was given."""
+        if not given:
+            return
         staged: list[Any] = []
         joined: list[Any] = []
         for one, decision in zip(given, decisions, strict=True):
@@ -377,7 +382,7 @@ class Joining:
                 staged += (time, counted, None, None, key)
             elif decision is not None and decision[0] is _MATCHED and type(one) is Label:
                 entry: Any = decision[3]
-                _, predicted, labelled, segments, prediction, label = entry
+                _, predicted, labelled, _, segments, prediction, label = entry
                 joined += (predicted, labelled, prediction, label, segments)
             else:
                 # A correction must find its row, which may have joined in the same batch.
@@ -422,7 +427,9 @@ class Joining:
             self._join(decision)
             return
         self._counted(outcome.value, 1)
-        if before is not None and entry is not None and before.prediction is not None:
+        if before is None or entry is None or before.prediction is None:
+            return
+        if before.joiner == self._scope.joiner:  # else the row is in the window of another process
             recorder.correct(
                 before.predicted,
                 before.labelled,

@@ -8,7 +8,6 @@ data and never wait for I/O or a statistic: bad rows are counted, logged once pe
 from __future__ import annotations
 
 import logging
-import math
 import os
 import threading
 import time
@@ -53,6 +52,7 @@ UNVERSIONED = "unversioned"
 # How long a prediction waits for its label, in seconds, and how many wait at most in memory.
 DEFAULT_TTL = 7 * 86_400.0
 DEFAULT_CAPACITY = 100_000
+MAX_TTL = 1e9  # thirty years
 
 
 def get_monitor(name: str, version: str = UNVERSIONED) -> Monitor:
@@ -131,8 +131,10 @@ class Monitor:
         packing = packing_of(encoder, positive, self._recorder.locked)
         if ttl is None:
             ttl = max(DEFAULT_TTL, 2 * window.maturity)
-        if not is_number(ttl) or not window.maturity < ttl < math.inf:
-            raise ValueError(f"ttl must be seconds > {window.maturity:g}, the window's maturity, got {ttl!r}.")
+        if not is_number(ttl) or not window.maturity < ttl <= MAX_TTL:
+            raise ValueError(
+                f"ttl must be seconds > {window.maturity:g}, the window's maturity, and <= {MAX_TTL:g}, got {ttl!r}."
+            )
         scope = Scope(
             self.name,
             self.version,

@@ -12,6 +12,8 @@ import json
 import struct
 from collections.abc import Callable, Hashable, Sequence
 from contextlib import AbstractContextManager
+from decimal import Decimal
+from fractions import Fraction
 from typing import Any, Protocol
 
 import numpy as np
@@ -53,7 +55,7 @@ class Packing(Protocol):
     What joining needs to know of a task.
 
     Attributes:
-        plain: Whether a prediction itself says what `counted` does.
+        plain: Of which types a prediction itself says what `counted` does.
     """
 
     def prediction(self, prediction: Any, score: Any) -> bytes:
@@ -62,7 +64,7 @@ class Packing(Protocol):
     def label(self, label: Any) -> bytes:
         """One label as bytes, equal for equal labels; raises `UnusableError`."""
 
-    plain: bool
+    plain: frozenset[type]
 
     def counted(self, packed: bytes) -> Any:
         """What the encoder needs of a prediction to count it, as long as there is no label."""
@@ -80,8 +82,6 @@ class BinaryPacking:
     (9, b'\x00')
     """
 
-    plain = True
-
     def __init__(self, encoder: BinaryEncoder, positive: Hashable | None) -> None:
         self._encoder = encoder
         self._positive = positive
@@ -92,6 +92,7 @@ class BinaryPacking:
         if positive is None:
             plain[int] = {1: b"\x01", 0: b"\x00"}
         self._plain = plain
+        self.plain = frozenset(plain)
         # What the encoder takes for positive and for negative.
         text_or_flag = positive is None or isinstance(positive, str)
         self._values = None if text_or_flag else (_Negative(), positive)
@@ -149,7 +150,7 @@ class _Negative:
 class MulticlassPacking:
     """The name of the class; and the probabilities, if there are some, for log loss depends on the label."""
 
-    plain = True
+    plain = frozenset((str, int, bool))
     _MOST_REMEMBERED = 4096
 
     def __init__(self, encoder: MulticlassEncoder, lock: Lock) -> None:
@@ -158,13 +159,13 @@ class MulticlassPacking:
         self._names: dict[tuple[type, Any], bytes] = {}
 
     def prediction(self, prediction: Any, score: Any) -> bytes:
-        if score is None:
+        if is_missing(score):
             return self._name("prediction", INVALID_PREDICTION, prediction)
         with self._lock():
             probabilities = self._encoder.probabilities(score)
         if isinstance(probabilities, tuple):
             raise UnusableError(*probabilities)
-        if is_missing(prediction):
+        if is_missing(prediction) or (isinstance(prediction, (float, np.floating)) and prediction != prediction):
             prediction = self._encoder.classes()[int(probabilities.argmax())]
         return self._name("prediction", INVALID_PREDICTION, prediction) + b"\0" + probabilities.astype("<f8").tobytes()
 
@@ -204,7 +205,7 @@ class MulticlassPacking:
 class RegressionPacking:
     """Eight bytes each."""
 
-    plain = False
+    plain: frozenset[type] = frozenset()
 
     def __init__(self, encoder: RegressionEncoder) -> None:
         self._encoder = encoder
@@ -235,7 +236,7 @@ class RankingPacking:
     Two different items share a digest once in 10^13 lists of a thousand.
     """
 
-    plain = False
+    plain: frozenset[type] = frozenset()
 
     def __init__(self, encoder: RankingEncoder) -> None:
         self._encoder = encoder
@@ -318,8 +319,9 @@ def _digest(item: Any, reason: str) -> bytes:
             content = b"b" + item
         elif isinstance(item, (bool, int)):
             content = b"n%d" % item
-        elif isinstance(item, float):
-            content = b"n%d" % int(item) if item.is_integer() else b"f" + _DOUBLE.pack(item)
+        elif isinstance(item, (float, Decimal, Fraction)):
+            # Numbers that are equal have the same hash, in every process.
+            content = b"n%d" % int(item) if item % 1 == 0 else b"f%d" % hash(item)
         elif isinstance(item, tuple):
             content = b"t" + b"".join(_digest(one, reason) for one in item)
         else:

@@ -337,9 +337,9 @@ class Recorder:
             old, new = ({name: column[row : row + 1] for name, column in both.items()} for row in (0, 1))
             return self._tally.correct(old, new, labelled)
 
-    def refuse(self, reason: str, text: str) -> None:
-        """Reject one row that cannot be used; raises ValueError if strict."""
-        self._refuse_call(reason, 1, text)
+    def refuse(self, reason: str, text: str, count: int = 1) -> None:
+        """Reject rows that cannot be used; raises ValueError if strict."""
+        self._refuse_call(reason, count, text)
 
     def _take_guarded(
         self,

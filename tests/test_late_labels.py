@@ -281,14 +281,14 @@ def test_coverage_looks_back_as_far_as_the_window(make, clock):
     """
     A prediction older than the window's age is not asked any more; it may still get its label.
     """
-    monitor = make(BinaryMonitor, window=Window(age=320.0), ttl=10_000.0)  # cohorts of ten seconds
+    monitor = make(BinaryMonitor, window=Window(age=320.0), ttl=8192.0)  # cohorts of 16 seconds
     monitor.record_prediction("a", True)
     clock.tick(320.0)
     monitor.record_prediction_batch(list("bc"), [True, True])
     monitor.record_label("b", True)
     assert 1 / 3 == monitor.snapshot().value("label.coverage")
 
-    clock.tick(11.0)
+    clock.tick(17.0)
 
     assert (0.5, 2.0) == tuple(map(monitor.snapshot().value, ("label.coverage", "label.pending")))
     assert MATCHED == monitor.record_label("a", True)
@@ -399,15 +399,15 @@ def test_an_impossible_window_is_refused(arguments, error, message):
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ({"ttl": 0}, ValueError, "ttl must be seconds > 0, the window's maturity, got 0."),
-        ({"ttl": -1.0}, ValueError, "ttl must be seconds > 0, the window's maturity, got -1.0."),
-        ({"ttl": float("inf")}, ValueError, "ttl must be seconds > 0, the window's maturity, got inf."),
-        ({"ttl": float("nan")}, ValueError, "ttl must be seconds > 0, the window's maturity, got nan."),
-        ({"ttl": "1d"}, ValueError, "ttl must be seconds > 0, the window's maturity, got '1d'."),
+        ({"ttl": 0}, ValueError, "ttl must be seconds > 0, the window's maturity, and <= 1e+09, got 0."),
+        ({"ttl": -1.0}, ValueError, "ttl must be seconds > 0, the window's maturity, and <= 1e+09, got -1.0."),
+        ({"ttl": float("inf")}, ValueError, "ttl must be seconds > 0, the window's maturity, and <= 1e+09, got inf."),
+        ({"ttl": float("nan")}, ValueError, "ttl must be seconds > 0, the window's maturity, and <= 1e+09, got nan."),
+        ({"ttl": "1d"}, ValueError, "ttl must be seconds > 0, the window's maturity, and <= 1e+09, got '1d'."),
         (
             {"ttl": 100.0, "window": Window(maturity=100.0)},
             ValueError,
-            "ttl must be seconds > 100, the window's maturity, got 100.0.",
+            "ttl must be seconds > 100, the window's maturity, and <= 1e+09, got 100.0.",
         ),
         ({"capacity": 0}, ValueError, "capacity must be a whole number >= 1, got 0 (int)."),
         ({"capacity": 1.5}, ValueError, "capacity must be a whole number >= 1, got 1.5 (float)."),

@@ -71,7 +71,7 @@ class Batch:
             return None
         changing = Changing(self.scope.width, self.scope.ttl)
         for (_, time, segments, _, _), now in zip(given, self._moments, strict=True):
-            changing.predicted(time, segments, now)
+            changing.predicted(now, segments, time)
         return Verdict([NEW] * len(given), written, changing.cells)
 
     def decide(self, entries: Mapping[str, bytes | None]) -> Verdict:
@@ -81,7 +81,7 @@ class Batch:
         Args:
             entries: The entries there are of its ids.
         """
-        ttl = self.scope.ttl
+        ttl, joiner = self.scope.ttl, self.scope.joiner
         changing = Changing(self.scope.width, ttl)
         decisions: list[Decision] = []
         written: dict[str, bytes] = {}
@@ -92,17 +92,17 @@ class Batch:
                 if content is None:  # so most of them, and those below: the rest is left to the rules
                     _, time, segments, prediction, _ = given
                     written[id] = pack_prediction(now, time, segments, prediction)
-                    changing.predicted(time, segments, now)
+                    changing.predicted(now, segments, time)
                     decisions.append(NEW)
                     continue
             elif content is not None:
-                joined: Any = joined_by(content, given, now - ttl)  # type: ignore[arg-type]
+                joined: Any = joined_by(content, given, now - ttl, joiner)  # type: ignore[arg-type]
                 if joined is not None:
-                    _, written[id], _, (_, time, _, segments, _, _), _, _ = joined
-                    changing.labelled(time, segments, now)
+                    _, written[id], _, (received, _, _, _, segments, _, _), _, _ = joined
+                    changing.labelled(received, segments, now)
                     decisions.append(joined)
                     continue
-            decision = decide(content, given, now, ttl)
+            decision = decide(content, given, now, ttl, joiner)
             decisions.append(decision)
             if decision.content is not None:
                 written[id] = decision.content

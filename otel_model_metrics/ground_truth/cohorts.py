@@ -1,5 +1,5 @@
 """
-Cohorts: how many predictions of each time and segment set there are, and how many of them have their label.
+Cohorts: how many predictions were received at each time, for each segment set, and how many have their label.
 
 Small numbers in place of a walk over a million entries: coverage, pending predictions and their age come from here.
 Counts of several processes add up, so a store that is shared keeps one table for all of them.
@@ -11,15 +11,12 @@ import math
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from otel_model_metrics.ground_truth.entries import Decision, Label, Prediction, is_known_prediction, unpack
+from otel_model_metrics.ground_truth.entries import Decision, Label, Prediction, unpack
 from otel_model_metrics.ground_truth.outcomes import LabelOutcome
 
 # Stands in the place of segments for labels that wait for their prediction.
 WAITING = b"\0"
 
-# A cohort is this part of the time that coverage looks back, but there are at most so many in a ttl.
-_COHORTS_OF_HORIZON = 32
-_COHORTS_OF_TTL = 1024
 # Predictions of more segment sets than this are counted without their segments.
 MAX_CELLS = 65_536
 
@@ -29,12 +26,12 @@ class Cell(NamedTuple):
     One segment set in one cohort.
 
     Attributes:
-        cohort: Which one; it begins at ``cohort * width``.
+        cohort: Which one: that of what was received from ``cohort * width`` on.
         segments: The segments, packed; or `WAITING`.
         predicted: Predictions; for `WAITING`, labels that came first.
         labelled: Those of them that have joined.
         lost: Those that were forgotten without having joined.
-        first: Earliest time of one of them.
+        first: Earliest time of one of the predictions.
     """
 
     cohort: int
@@ -50,20 +47,14 @@ Counts = list[float]  # predicted, labelled, lost, first
 Changes = dict[Key, Counts]
 
 
-def width_of(ttl: float, horizon: float | None, maturity: float = 0.0) -> float:
+def width_of(ttl: float) -> float:
     """
-    Seconds of a cohort.
+    Seconds of a cohort: between a 1024th and a 512th of ttl, a power of two so that small changes of ttl change nothing.
 
-    Args:
-        ttl: Seconds that a prediction is kept.
-        horizon: Seconds that coverage looks back; None for ttl.
-        maturity: Seconds that a prediction must be old to be asked for its label.
-
-    >>> width_of(604800.0, None), width_of(604800.0, 3600.0)
-    (18900.0, 590.625)
+    >>> width_of(604800.0), width_of(3600.0)
+    (1024.0, 4.0)
     """
-    finest = min(ttl, horizon or ttl, maturity * 8 or ttl) / _COHORTS_OF_HORIZON
-    return max(finest, ttl / _COHORTS_OF_TTL)
+    return float(2.0 ** math.floor(math.log2(ttl / 512)))
 
 
 class Changing:
@@ -86,9 +77,9 @@ class Changing:
         self._begin = self._end = 0.0
         self._now_at: dict[bytes, Counts] = {}
 
-    def _at(self, time: float, segments: bytes, now: float) -> Counts | None:
-        cohort = math.floor(time / self._width)
-        if (cohort + 1) * self._width + self._ttl < now:
+    def _at(self, received: float, segments: bytes, now: float, first: float) -> Counts | None:
+        cohort = math.floor(received / self._width)
+        if over(cohort, self._width, self._ttl, now):
             return None
         counts = self.cells.get((cohort, segments))
         if counts is None:
@@ -96,42 +87,46 @@ class Changing:
                 segments = b""
                 counts = self.cells.get((cohort, segments))
             if counts is None:
-                counts = self.cells[cohort, segments] = [0, 0, 0, time]
-        if time < counts[3]:
-            counts[3] = time
+                counts = self.cells[cohort, segments] = [0, 0, 0, first]
+        if first < counts[3]:
+            counts[3] = first
         return counts
 
-    def predicted(self, time: float, segments: bytes, now: float) -> None:
-        """One more prediction."""
-        if self._begin <= time < self._end:
+    def predicted(self, now: float, segments: bytes, time: float) -> None:
+        """One more prediction, received now, of this time."""
+        if self._begin <= now < self._end:
             known = self._now_at.get(segments)
-            if known is not None and known[3] <= time:
+            if known is not None:
                 known[0] += 1
+                if time < known[3]:
+                    known[3] = time
                 return
-        counts = self._at(time, segments, now)
+        counts = self._at(now, segments, now, time)
         if counts is not None:
             counts[0] += 1
-            cohort = math.floor(time / self._width)
-            if not self._begin <= time < self._end:
-                self._begin, self._end = cohort * self._width, (cohort + 1) * self._width
+            if not self._begin <= now < self._end:
+                self._begin = math.floor(now / self._width) * self._width
+                self._end = self._begin + self._width
                 self._now_at = {}
-            if (cohort, segments) in self.cells:
+            if self.cells.get((math.floor(now / self._width), segments)) is counts:
                 self._now_at[segments] = counts
 
-    def labelled(self, time: float, segments: bytes, now: float) -> None:
-        """The prediction of this time has its label."""
-        counts = self.cells.get((int(time // self._width), segments)) or self._at(time, segments, now)
+    def labelled(self, received: float, segments: bytes, now: float) -> None:
+        """A prediction that was received then has its label."""
+        counts = self.cells.get((int(received // self._width), segments)) or self._at(received, segments, now, received)
         if counts is not None:
             counts[1] += 1
 
     def decided(self, given: Prediction | Label, decision: Decision, now: float) -> None:
         """Whatever an operation changes."""
-        if decision.new and type(given) is Prediction:
-            self.predicted(given.time, given.segments, now)
-        if decision.outcome is LabelOutcome.MATCHED and decision.entry is not None:
-            self.labelled(decision.entry.predicted, decision.entry.segments, now)
-            if decision.waited is not None:
+        if type(given) is Prediction:
+            if decision.new:
+                self.predicted(now, given.segments, given.time)
+            if decision.waited is not None:  # its label was there already
+                self.labelled(now, given.segments, now)
                 self.labelled(decision.waited, WAITING, now)
+        elif decision.outcome is LabelOutcome.MATCHED and decision.entry is not None:
+            self.labelled(decision.entry.received, decision.entry.segments, now)
         elif decision.outcome is LabelOutcome.PENDING:
             self.predicted(now, WAITING, now)
 
@@ -140,10 +135,8 @@ class Changing:
         entry = unpack(content)
         if entry.prediction is not None and entry.label is not None:
             return False
-        of_prediction = is_known_prediction(content)
-        counts = self._at(
-            entry.predicted if of_prediction else entry.received, entry.segments if of_prediction else WAITING, now
-        )
+        segments = WAITING if entry.prediction is None else entry.segments
+        counts = self._at(entry.received, segments, now, entry.received)
         if counts is not None:
             counts[2] += 1
         return counts is not None  # else its time was over anyway, and it has been counted so

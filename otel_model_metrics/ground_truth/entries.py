@@ -15,8 +15,9 @@ from otel_model_metrics.ground_truth.outcomes import LabelOutcome
 # How much longer than its ttl an entry is remembered, so that a label which comes too late is told so.
 REMEMBERED = 1.25
 
-# Which of the two are there; times received, predicted and labelled; bytes of the segments and of the prediction.
-_HEADER = struct.Struct("<BdddHI")
+# Which of the two are there; times received, predicted and labelled; who joined them; bytes of the segments and of the
+# prediction.
+_HEADER = struct.Struct("<BdddIHI")
 _PREDICTION, _LABEL, _BOTH = 1, 2, 3
 _MATCHED = LabelOutcome.MATCHED
 # Of a named tuple, in half the time of its own constructor.
@@ -32,6 +33,7 @@ class Entry(NamedTuple):
     Attributes:
         received: When the store first heard of it, seconds since 1970; its ttl counts from here.
         predicted, labelled: Time of the prediction and of the first label; 0.0 while there is none.
+        joiner: In which monitor of which process they joined, as a number; 0 before. The row is in its window only.
         segments: The prediction's segments, packed.
         prediction: The prediction, packed; None while there is none.
         label: The label, packed; None while there is none.
@@ -40,6 +42,7 @@ class Entry(NamedTuple):
     received: float
     predicted: float
     labelled: float
+    joiner: int
     segments: bytes
     prediction: bytes | None
     label: bytes | None
@@ -88,14 +91,14 @@ def pack(entry: Entry) -> bytes:
     """
     An entry as bytes.
 
-    >>> unpack(pack(Entry(1.0, 2.0, 0.0, b"", b"yes", None)))
-    Entry(received=1.0, predicted=2.0, labelled=0.0, segments=b'', prediction=b'yes', label=None)
+    >>> unpack(pack(Entry(1.0, 2.0, 0.0, 0, b"", b"yes", None)))
+    Entry(received=1.0, predicted=2.0, labelled=0.0, joiner=0, segments=b'', prediction=b'yes', label=None)
     """
-    received, predicted, labelled, segments, prediction, label = entry
+    received, predicted, labelled, joiner, segments, prediction, label = entry
     there = (_PREDICTION if prediction is not None else 0) | (_LABEL if label is not None else 0)
     prediction = prediction or b""
     return (
-        _pack(there, received, predicted, labelled, len(segments), len(prediction))
+        _pack(there, received, predicted, labelled, joiner, len(segments), len(prediction))
         + segments
         + prediction
         + (label or b"")
@@ -104,18 +107,19 @@ def pack(entry: Entry) -> bytes:
 
 def pack_prediction(received: float, predicted: float, segments: bytes, prediction: bytes) -> bytes:
     """An entry that is a prediction without a label, which is most of them."""
-    return _pack(_PREDICTION, received, predicted, 0.0, len(segments), len(prediction)) + segments + prediction
+    return _pack(_PREDICTION, received, predicted, 0.0, 0, len(segments), len(prediction)) + segments + prediction
 
 
 def unpack(content: bytes) -> Entry:
     """The entry that was packed."""
-    there, received, predicted, labelled, of_segments, of_prediction = _unpack(content)
+    there, received, predicted, labelled, joiner, of_segments, of_prediction = _unpack(content)
     begin = _size + of_segments
     end = begin + of_prediction
     return Entry(
         received,
         predicted,
         labelled,
+        joiner,
         content[_size:begin],
         content[begin:end] if there & _PREDICTION else None,
         content[end:] if there & _LABEL else None,
@@ -136,7 +140,7 @@ _NOTHING = Decision()
 NEW = Decision(new=True)  # what most predictions come to
 
 
-def decide_prediction(content: bytes | None, given: Prediction, now: float, ttl: float) -> Decision:
+def decide_prediction(content: bytes | None, given: Prediction, now: float, ttl: float, joiner: int) -> Decision:
     """
     What a prediction does.
 
@@ -145,18 +149,21 @@ def decide_prediction(content: bytes | None, given: Prediction, now: float, ttl:
         given: The prediction.
         now: Seconds since 1970.
         ttl: Seconds after which an entry counts no more.
+        joiner: Who asks.
     """
     if content is not None:
         entry = unpack(content)
         if now - entry.received <= ttl:
             if entry.prediction is not None:
                 return _NOTHING  # told twice
-            joined = entry._replace(predicted=given.time, segments=given.segments, prediction=given.prediction)
+            joined = Entry(
+                entry.received, given.time, entry.labelled, joiner, given.segments, given.prediction, entry.label
+            )
             return Decision(LabelOutcome.MATCHED, pack(joined), True, joined, waited=entry.received)
     return Decision(content=pack_prediction(now, given.time, given.segments, given.prediction), new=True)
 
 
-def decide_label(content: bytes | None, given: Label, now: float, ttl: float) -> Decision:
+def decide_label(content: bytes | None, given: Label, now: float, ttl: float, joiner: int) -> Decision:
     """What a label does; arguments as for `decide_prediction`."""
     if content is not None:
         entry = unpack(content)
@@ -173,30 +180,30 @@ def decide_label(content: bytes | None, given: Label, now: float, ttl: float) ->
             changed = entry._replace(label=given.label)
             return Decision(LabelOutcome.CORRECTED, pack(changed), False, changed, entry)
         else:
-            joined = entry._replace(label=given.label, labelled=given.time)
+            joined = entry._replace(label=given.label, labelled=given.time, joiner=joiner)
             return Decision(LabelOutcome.MATCHED, pack(joined), False, joined)
     if given.time < now - ttl:
         return Decision(LabelOutcome.UNMATCHED)
-    waiting = Entry(now, 0.0, given.time, b"", None, given.label)
+    waiting = Entry(now, 0.0, given.time, 0, b"", None, given.label)
     return Decision(LabelOutcome.PENDING, pack(waiting))
 
 
-def joined_by(content: bytes, given: Label, oldest: float) -> Decision | None:
+def joined_by(content: bytes, given: Label, oldest: float, joiner: int) -> Decision | None:
     """
     What a label does to a prediction that has none yet; None if the entry is none, or is older than `oldest`.
     """
-    there, received, predicted, _, of_segments, of_prediction = _unpack(content)
+    there, received, predicted, _, _, of_segments, of_prediction = _unpack(content)
     if there != _PREDICTION or received < oldest:
         return None
     middle = _size + of_segments
     _, time, label = given
-    joined = _entry(Entry, (received, predicted, time, content[_size:middle], content[middle:], label))
-    written = _pack(_BOTH, received, predicted, time, of_segments, of_prediction) + content[_size:] + label
+    joined = _entry(Entry, (received, predicted, time, joiner, content[_size:middle], content[middle:], label))
+    written = _pack(_BOTH, received, predicted, time, joiner, of_segments, of_prediction) + content[_size:] + label
     return _decision(Decision, (_MATCHED, written, False, joined, None, None))
 
 
-def decide(content: bytes | None, given: Prediction | Label, now: float, ttl: float) -> Decision:
+def decide(content: bytes | None, given: Prediction | Label, now: float, ttl: float, joiner: int) -> Decision:
     """What a prediction or a label does."""
     if type(given) is Prediction:
-        return decide_prediction(content, given, now, ttl)
-    return decide_label(content, given, now, ttl)  # type: ignore[arg-type]
+        return decide_prediction(content, given, now, ttl, joiner)
+    return decide_label(content, given, now, ttl, joiner)  # type: ignore[arg-type]

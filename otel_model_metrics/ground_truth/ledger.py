@@ -4,8 +4,11 @@ What a monitor asks of a store: one ledger for each model and version.
 
 from __future__ import annotations
 
+import os
+import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Protocol
 
 from otel_model_metrics.ground_truth.cohorts import Cell, width_of
@@ -23,6 +26,7 @@ class Scope:
         horizon: Seconds that coverage looks back; None for ttl.
         capacity: Most predictions kept, where the store is bounded by number.
         maturity: Seconds that a prediction must be old to be asked for its label.
+        salt: A random number.
     """
 
     model: str
@@ -31,11 +35,17 @@ class Scope:
     horizon: float | None
     capacity: int
     maturity: float = 0.0
+    salt: int = field(default_factory=lambda: random.SystemRandom().getrandbits(32))
 
     @property
+    def joiner(self) -> int:
+        """What tells this monitor of this process from all others that share a store; another one in a forked child."""
+        return self.salt ^ os.getpid() & 0xFFFFFFFF
+
+    @cached_property
     def width(self) -> float:
         """Seconds of a cohort."""
-        return width_of(self.ttl, self.horizon, self.maturity)
+        return width_of(self.ttl)
 
 
 # Told of decisions that are not immediate once they hold, from the thread that made them; with None for the decision,

@@ -49,6 +49,7 @@ class MemoryLedger:
     def __init__(self, scope: Scope, counted: Counted, clock: Callable[[], float]) -> None:
         self._scope = scope
         self._ttl = scope.ttl
+        self._joiner = scope.joiner
         self._capacity = scope.capacity
         self._counted = counted
         self._clock = clock
@@ -74,12 +75,12 @@ class MemoryLedger:
             if content is None:
                 self._entries[id] = pack_prediction(now, time, segments, prediction)
                 self._order.append(id)
-                self._cohorts.predicted(time, segments, now)
+                self._cohorts.predicted(now, segments, time)
                 self._until_sweep -= 1
                 if self._until_sweep <= 0 or len(self._order) > self._capacity:
                     self._make_room(now)
                 return NEW
-            decision = decide_prediction(content, given, now, self._ttl)
+            decision = decide_prediction(content, given, now, self._ttl, self._joiner)
             if decision.content is not None:
                 self._entries[id] = decision.content
                 self._cohorts.decided(given, decision, now)
@@ -92,12 +93,12 @@ class MemoryLedger:
         with self._lock:
             content = entries.get(id)
             if content is not None:
-                decision = joined_by(content, given, now - self._ttl)
+                decision = joined_by(content, given, now - self._ttl, self._joiner)
                 if decision is not None:
-                    _, entries[id], _, (_, time, _, segments, _, _), _, _ = decision  # type: ignore[assignment, misc]
-                    self._cohorts.labelled(time, segments, now)
+                    _, entries[id], _, (received, _, _, _, segments, _, _), _, _ = decision  # type: ignore[assignment, misc]
+                    self._cohorts.labelled(received, segments, now)
                     return decision
-            decision = decide_label(content, given, now, self._ttl)
+            decision = decide_label(content, given, now, self._ttl, self._joiner)
             if decision.content is not None:
                 entries[id] = decision.content
                 self._cohorts.decided(given, decision, now)

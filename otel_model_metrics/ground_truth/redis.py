@@ -43,7 +43,10 @@ end
 local at = 3 * entries + 3
 while at < #ARGV do
   if ARGV[at + 2] == 'first' then
-    redis.call('HSETNX', ARGV[at], ARGV[at + 1] .. 'f', ARGV[at + 3])
+    local first = redis.call('HGET', ARGV[at], ARGV[at + 1] .. 'f')
+    if not first or tonumber(ARGV[at + 3]) < tonumber(first) then
+      redis.call('HSET', ARGV[at], ARGV[at + 1] .. 'f', ARGV[at + 3])
+    end
   else
     redis.call('HINCRBY', ARGV[at], ARGV[at + 1] .. ARGV[at + 2], ARGV[at + 3])
   end

@@ -30,12 +30,13 @@ CREATE TABLE IF NOT EXISTS scopes (
     number INTEGER PRIMARY KEY, model TEXT NOT NULL, version TEXT NOT NULL, UNIQUE (model, version)
 );
 CREATE TABLE IF NOT EXISTS entries (
-    number INTEGER PRIMARY KEY, -- ascends in the order in which entries came, which is that in which they go
-    scope INTEGER NOT NULL, id TEXT NOT NULL, content BLOB NOT NULL, UNIQUE (scope, id)
+    number INTEGER PRIMARY KEY,
+    scope INTEGER NOT NULL, id TEXT NOT NULL, content BLOB NOT NULL, until REAL NOT NULL, UNIQUE (scope, id)
 );
 CREATE TABLE IF NOT EXISTS cohorts (
     scope INTEGER NOT NULL, width REAL NOT NULL, cohort INTEGER NOT NULL, segments BLOB NOT NULL,
     predicted INTEGER NOT NULL, labelled INTEGER NOT NULL, lost INTEGER NOT NULL, first REAL NOT NULL,
+    until REAL NOT NULL,
     PRIMARY KEY (scope, width, cohort, segments)
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS inbox (
@@ -46,7 +47,7 @@ CREATE TABLE IF NOT EXISTS inbox (
 CREATE INDEX IF NOT EXISTS inbox_left ON inbox (scope) WHERE taken <> 1;
 """
 _UPSERT_COHORT = """
-INSERT INTO cohorts VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET
+INSERT INTO cohorts VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET
     predicted = predicted + excluded.predicted, labelled = labelled + excluded.labelled,
     lost = lost + excluded.lost, first = min(first, excluded.first)
 """
@@ -55,7 +56,11 @@ INSERT INTO inbox VALUES (?, ?, ?, ?, 0) ON CONFLICT DO UPDATE SET
     value = excluded.value, time = excluded.time, taken = 0 WHERE value <> excluded.value
 """
 _BUSY_SECONDS = 5.0
-_SWEPT_AT_ONCE = 2000
+# A sweep looks at so many entries, in as many transactions as keep others waiting for milliseconds only, and goes on
+# next time where it ended.
+_SWEPT_AT_ONCE = 5000
+_SWEPT_IN_ALL = 100_000
+_LEFT_FOR = 90 * 86_400.0
 _READ_AT_ONCE = 900  # the most values an expression could have before SQLite 3.32 was 999
 # What SQLite says of a file that is none of its own, or no longer.
 _CORRUPT = ("malformed", "not a database", "corrupt", "unsupported file format")
@@ -80,6 +85,7 @@ class SqliteBackend:
     def __init__(self, path: Path, synchronous: str = "normal") -> None:
         self._path = path
         self._scopes: dict[tuple[str, str], int] = {}
+        self._swept = 0
         with self._faults():
             path.parent.mkdir(parents=True, exist_ok=True)
             with _locked(path.parent):  # nobody moves it aside meanwhile
@@ -110,7 +116,7 @@ class SqliteBackend:
     def _written(self, batch: Batch) -> list[Decision]:
         number = self._scope(batch.scope)
         verdict = batch.if_all_new()
-        if verdict is None or not self._inserted(number, verdict.written):
+        if verdict is None or not self._inserted(number, verdict.written, batch.scope):
             rows: dict[str, int] = {}
             entries: dict[str, bytes] = {}
             for begin in range(0, len(batch.ids), _READ_AT_ONCE):
@@ -123,27 +129,31 @@ class SqliteBackend:
             verdict = batch.decide(entries)
             changed = {id: content for id, content in verdict.written.items() if id in rows}
             self._connection.executemany(
-                "UPDATE entries SET content = ? WHERE number = ?",
-                zip(changed.values(), map(rows.get, changed), strict=True),
+                "UPDATE entries SET content = ?, until = ? WHERE number = ?",
+                zip(changed.values(), _until(changed, batch.scope), map(rows.get, changed), strict=True),
             )
-            self._insert(number, {id: content for id, content in verdict.written.items() if id not in rows})
+            new = {id: content for id, content in verdict.written.items() if id not in rows}
+            self._insert(number, new, batch.scope)
         width = batch.scope.width
         self._connection.executemany(
             _UPSERT_COHORT,
-            [(number, width, cohort, segments, *counts) for (cohort, segments), counts in verdict.changes.items()],
+            [
+                (number, width, cohort, segments, *counts, (cohort + 1) * width + 2 * batch.scope.ttl)
+                for (cohort, segments), counts in verdict.changes.items()
+            ],
         )
         return verdict.decisions
 
-    def _insert(self, number: int, entries: dict[str, bytes]) -> None:
-        rows = zip(itertools.repeat(number), entries.keys(), entries.values(), strict=False)
-        self._connection.executemany("INSERT INTO entries (scope, id, content) VALUES (?, ?, ?)", rows)
+    def _insert(self, number: int, entries: dict[str, bytes], scope: Scope) -> None:
+        rows = zip(itertools.repeat(number), entries.keys(), entries.values(), _until(entries, scope), strict=False)
+        self._connection.executemany("INSERT INTO entries (scope, id, content, until) VALUES (?, ?, ?, ?)", rows)
 
-    def _inserted(self, number: int, entries: dict[str, bytes]) -> bool:
+    def _inserted(self, number: int, entries: dict[str, bytes], scope: Scope) -> bool:
         """Write entries if none of their ids is there; returns whether it was so."""
         run = self._connection.execute
         run("SAVEPOINT new")
         try:
-            self._insert(number, entries)
+            self._insert(number, entries, scope)
         except sqlite3.IntegrityError:
             run("ROLLBACK TO new")
             return False
@@ -174,15 +184,29 @@ class SqliteBackend:
                 "DELETE FROM cohorts WHERE scope = ? AND width = ? AND cohort = ? AND segments = ?",
                 [(number, width, cell.cohort, cell.segments) for cell in ended],
             )
-            self._connection.execute(
-                "DELETE FROM inbox WHERE scope = ? AND time < ?", (number, now - scope.ttl * REMEMBERED)
-            )
-            oldest = self._connection.execute(
-                "SELECT number, content FROM entries WHERE scope = ? ORDER BY number LIMIT ?", (number, _SWEPT_AT_ONCE)
-            ).fetchall()
-            gone = [(one,) for one, content in oldest if received_at(content) < now - scope.ttl * REMEMBERED]
-            self._connection.executemany("DELETE FROM entries WHERE number = ?", gone)
-            return settled(ended)
+            run = self._connection.execute
+            run("DELETE FROM inbox WHERE scope = ? AND time < ?", (number, now - scope.ttl * REMEMBERED))
+            # What nobody has a monitor for any more goes, too.
+            run("DELETE FROM inbox WHERE time < ?", (now - _LEFT_FOR,))
+            run("DELETE FROM cohorts WHERE until < ?", (now,))
+        self._sweep_entries(now)
+        return settled(ended)
+
+    def _sweep_entries(self, now: float) -> None:
+        """Forget what is too old, of whatever model."""
+        with self._faults():
+            first, last = self._connection.execute("SELECT min(number), max(number) FROM entries").fetchone()
+            if last is None:
+                return
+            begin = max(self._swept, first - 1)
+            end = min(begin + _SWEPT_IN_ALL, last)
+            for number in range(begin, end, _SWEPT_AT_ONCE):
+                with self._transaction():
+                    self._connection.execute(
+                        "DELETE FROM entries WHERE number > ? AND number <= ? AND until < ?",
+                        (number, min(number + _SWEPT_AT_ONCE, end), now),
+                    )
+            self._swept = end if end < last else 0
 
     def inbox(self, scope: Scope, most: int) -> list[LeftLabel]:
         """Labels left for a model and version, which no other process takes meanwhile."""
@@ -244,9 +268,9 @@ class SqliteBackend:
             How many were not known before.
         """
         with self._faults(), self._transaction():
+            numbers = [self._number(model, version) for version in versions]
             before = self._connection.total_changes
             rows = []
-            numbers = [self._number(model, version) for version in versions]
             for left in labels:
                 knowing = [number for number in numbers[:-1] if self._has(number, left.id)]
                 rows += [(number, left.id, left.value, left.time) for number in knowing or numbers[-1:]]
@@ -327,6 +351,12 @@ class SqliteBackend:
                 problem,
                 aside,
             )
+
+
+def _until(entries: dict[str, bytes], scope: Scope) -> Iterator[float]:
+    """Until when each entry is remembered."""
+    remembered = scope.ttl * REMEMBERED
+    return (received_at(content) + remembered for content in entries.values())
 
 
 def _identity(path: Path) -> tuple[int, int] | None:
