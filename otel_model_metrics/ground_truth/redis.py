@@ -259,7 +259,12 @@ class RedisBackend:
         """Labels left for a model and version, which no other process takes meanwhile."""
         with self._faults():
             _, found = self._client.hscan(_inbox_key(scope.model, scope.version), count=most)
-            left = [_left(id, value) for id, value in found.items()][:most]
+            left = []
+            for id, value in list(found.items())[:most]:
+                try:
+                    left.append(_left(id, value))
+                except (ValueError, TypeError):  # nothing that this library has written
+                    self._client.hdel(_inbox_key(scope.model, scope.version), id)
             pipeline = self._client.pipeline(transaction=False)
             for one in left:
                 pipeline.set(_claim_key(scope, one), "1", nx=True, px=int(1000 * TAKEN_SECONDS))

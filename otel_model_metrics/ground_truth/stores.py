@@ -4,6 +4,7 @@ Which store a URL names.
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -23,6 +24,16 @@ _EXPECTED = 'store must be "memory", "sqlite:///path/to/file.db" or "redis://hos
 
 _writers: dict[str, Writer] = {}
 _writers_lock = threading.Lock()
+
+
+def _renew_lock_in_child() -> None:
+    """A thread of the parent may have been opening a store when the child was forked."""
+    global _writers_lock
+    _writers_lock = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_lock_in_child)
 
 
 def open_ledger(store: str, scope: Scope, decided: Decided, counted: Counted, clock: Callable[[], float]) -> Ledger:
@@ -84,7 +95,8 @@ def connector(store: str) -> tuple[Callable[[], Any], str, dict[str, float]]:
         client = redis_settings(urlunsplit(parts._replace(query=query)))
         where = parts.hostname or parts.path
         return lambda: RedisBackend(*client), f"Redis store {where}{f':{parts.port}' if parts.port else ''}", settings
-    raise ValueError(f"{_EXPECTED}, got {store!r}.")
+    shown = urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))  # without a password
+    raise ValueError(f"{_EXPECTED}, got {shown!r}.")
 
 
 def _number(name: str, text: str, default: float) -> float:
