@@ -49,7 +49,7 @@ Changes = dict[Key, Counts]
 
 def width_of(ttl: float) -> float:
     """
-    Seconds of a cohort: between a 1024th and a 512th of ttl, a power of two so that small changes of ttl change nothing.
+    Seconds of a cohort: between a 1024th and a 512th of ttl, a power of two so that a slightly other ttl changes none.
 
     >>> width_of(604800.0), width_of(3600.0)
     (1024.0, 4.0)
