@@ -180,6 +180,10 @@ def to_times(values: Any) -> FloatArray:
 def shown(value: Any) -> str:
     """A value for a message: its repr, cut to 80 characters, and its type. Never raises."""
     try:
+        if isinstance(value, (str, bytes)):
+            value = value[:100]  # to write a long one takes long
+        elif isinstance(value, (list, tuple, set, frozenset, dict)) and len(value) > 100:
+            return f"{len(value):,} values ({type(value).__name__})"
         text = repr(value)
     except Exception:
         text = "<no repr>"

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import logging
 import threading
-from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -27,12 +26,10 @@ from otel_model_metrics.ground_truth.ledger import Ledger, Scope
 from otel_model_metrics.ground_truth.outcomes import COUNTED, LOST_PREDICTION, LabelOutcome
 from otel_model_metrics.ground_truth.stores import open_ledger
 from otel_model_metrics.packing import Packing, SegmentPacking, UnusableError
-from otel_model_metrics.recorder import FUTURE_TOLERANCE, Reading, Recorder
+from otel_model_metrics.recorder import FUTURE_TOLERANCE, Correction, Reading, Recorder
 from otel_model_metrics.segments import key_of
 from otel_model_metrics.statistics.groups import Groups
 from otel_model_metrics.tally import DELAY
-
-Outcomes = Counter[LabelOutcome]
 
 _logger = logging.getLogger("otel_model_metrics")
 
@@ -229,9 +226,8 @@ class Joining:
                 self._decided(given, decision)
         return decision[0] or LabelOutcome.QUEUED
 
-    def label_many(self, ids: Any, labels: Any, timestamps: Any, wait: float | None) -> Outcomes:
-        """Take many labels; a label that is missing is no label yet."""
-        outcomes: Outcomes = Counter()
+    def label_many(self, ids: Any, labels: Any, timestamps: Any, wait: float | None) -> list[LabelOutcome]:
+        """Take many labels; the outcome of each."""
         count = 0
         try:
             id_column = _list(ids, "ids")
@@ -240,28 +236,31 @@ class Joining:
             times = _times(timestamps, count)
         except Exception as error:
             text = f"record_label_batch: {_said(error)}"
-            outcomes[self._refuse_label(UnusableError(encoding.UNEQUAL_LENGTH, text), max(count, 1))] += max(count, 1)
-            return outcomes
+            return [self._refuse_label(UnusableError(encoding.UNEQUAL_LENGTH, text), max(count, 1))] * max(count, 1)
         now = self._clock()
+        outcomes: list[LabelOutcome] = []
         usable: list[Label] = []
+        places: list[int] = []
         for id, label, time in zip(id_column, label_column, times, strict=True):
             try:
                 usable.append(self._label(id, label, time, now))
+                places.append(len(outcomes))
+                outcomes.append(LabelOutcome.QUEUED)
             except UnusableError as error:
-                outcomes[self._refuse_label(error)] += 1
+                outcomes.append(self._refuse_label(error))
         wait = self._ledger.answer_within if wait is None else wait
         decisions = self._ledger.label_many(usable, now, wait)
         if self._ledger.immediate:
             self._decided_many(usable, decisions)
-        for decision in decisions:
-            outcome = None if decision is None else decision.outcome
-            outcomes[LabelOutcome.QUEUED if outcome is None else outcome] += 1
+        for place, decision in zip(places, decisions, strict=True):
+            if decision is not None and decision.outcome is not None:
+                outcomes[place] = decision.outcome
         return outcomes
 
-    def awaits(self, id: Any) -> bool:
-        """Whether a prediction of this id is known."""
+    def awaits(self, id: Any, wait: float) -> bool:
+        """Whether a prediction of this id is known, as far as the store says so within `wait` seconds."""
         text = id_text(id)
-        return text is not None and self._ledger.awaits(text)
+        return text is not None and self._ledger.awaits(text, wait)
 
     def flush(self, seconds: float) -> bool:
         """Wait until the store has decided all that was handed to it; returns whether it has."""
@@ -430,13 +429,8 @@ class Joining:
         if before is None or entry is None or before.prediction is None:
             return
         if before.joiner == self._scope.joiner:  # else the row is in the window of another process
-            recorder.correct(
-                before.predicted,
-                before.labelled,
-                before.prediction,
-                (before.label or b"", entry.label or b""),
-                before.segments,
-            )
+            labels = before.label or b"", entry.label or b""
+            recorder.correct(Correction(before.predicted, before.labelled, before.prediction, labels, before.segments))
 
     def _counted(self, outcome: str, count: int) -> None:
         with self._lock:
@@ -511,7 +505,10 @@ def _times(timestamps: Any, count: int) -> Sequence[Any]:
     if timestamps is None:
         return [None] * count
     if hasattr(timestamps, "__iter__") and not isinstance(timestamps, (str, bytes)):
-        times: list[Any] = to_times(timestamps).tolist()
+        if isinstance(timestamps, list) and None in timestamps:
+            times: list[Any] = [None if one is None else to_seconds(one) for one in timestamps]
+        else:
+            times = to_times(timestamps).tolist()
         if len(times) != count:
             raise ValueError(f"arrays must be of equal length, got {count} ids, {len(times)} timestamps.")
         return times

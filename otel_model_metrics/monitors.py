@@ -218,11 +218,23 @@ class Monitor:
         Returns:
             How many labels came to which outcome, as for `record_label`; 0 for what is not in it.
         """
+        return Counter(self._joining.label_many(ids, labels, timestamps, wait))
+
+    def record_label_each(
+        self, ids: Any, labels: Any, *, timestamps: Any = None, wait: float | None = None
+    ) -> list[LabelOutcome]:
+        """Record many labels, as `record_label_batch`; returns the outcome of each, in their order."""
         return self._joining.label_many(ids, labels, timestamps, wait)
 
-    def awaits_label(self, id: Any) -> bool:
-        """Whether a prediction of this id is known, labelled or not. Asks the store, wherever it is."""
-        return self._joining.awaits(id)
+    def awaits_label(self, id: Any, *, wait: float = 1.0) -> bool:
+        """
+        Whether a prediction of this id is known, labelled or not.
+
+        Args:
+            id: The id.
+            wait: Seconds to wait for a store outside this process; if it has not answered by then, False.
+        """
+        return self._joining.awaits(id, wait)
 
     def flush(self, seconds: float = 5.0) -> bool:
         """Wait until a store outside this process has taken and decided everything; returns whether it has."""

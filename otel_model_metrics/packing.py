@@ -161,8 +161,8 @@ class MulticlassPacking:
     def prediction(self, prediction: Any, score: Any) -> bytes:
         if is_missing(score):
             return self._name("prediction", INVALID_PREDICTION, prediction)
-        with self._lock():
-            probabilities = self._encoder.probabilities(score)
+        # Without the lock: scores are of use only with classes that are fixed.
+        probabilities = self._encoder.probabilities(score)
         if isinstance(probabilities, tuple):
             raise UnusableError(*probabilities)
         if is_missing(prediction) or (isinstance(prediction, (float, np.floating)) and prediction != prediction):
@@ -346,6 +346,7 @@ class SegmentPacking:
 
     # Both ways are remembered; beyond this many, all are looked up anew.
     _MOST_REMEMBERED = 8192
+    _LONGEST_REMEMBERED = 256
 
     def __init__(self, table: SegmentTable, portable: bool) -> None:
         self._table = table
@@ -374,7 +375,8 @@ class SegmentPacking:
             found = self._table.key_ids.get(key, key), packed
         except Exception:  # unhashable
             return key, packed
-        self._remember(self.known, key, found)
+        if sum(len(value) for _, value in key if isinstance(value, (str, bytes))) <= self._LONGEST_REMEMBERED:
+            self._remember(self.known, key, found)
         return found
 
     def set_code(self, packed: bytes) -> int:

@@ -13,7 +13,7 @@ import math
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +33,7 @@ Refused = tuple[str, int, str]  # reason, number of rows, what was wrong with th
 STAGED_FIELDS = 5  # time, prediction, label, score, segment key
 JOINED_FIELDS = 5  # time of prediction, time of label, prediction, label, segments; the last three packed
 _JOINED_AT_ONCE = 4096
+_TRIES = 3  # of drains, to find the row that a correction is about
 
 _logger = logging.getLogger("otel_model_metrics")
 
@@ -83,6 +84,24 @@ class Reading:
     used: bool
 
 
+class Correction(NamedTuple):
+    """
+    Another label for a row.
+
+    Attributes:
+        predicted, labelled: Time of the prediction, and of its first label.
+        prediction: The prediction, packed.
+        labels: The label before and after, packed.
+        segments: The segments, packed.
+    """
+
+    predicted: float
+    labelled: float
+    prediction: bytes
+    labels: tuple[bytes, bytes]
+    segments: bytes
+
+
 class Recorder:
     """
     Staging lists and tally of one monitor.
@@ -114,6 +133,7 @@ class Recorder:
         self.staged: list[Any] = []
         # Rows whose label came late, as stores keep them; what unpacks them is set by whoever stages them.
         self.joined: list[Any] = []
+        self._corrections: list[tuple[int, Correction]] = []  # each with how often its row is still looked for
         self._unpack: tuple[Packing, SegmentPacking] | None = None
         self.staging_limit = encoder.staging_rows * STAGED_FIELDS
         self.reset()
@@ -136,6 +156,7 @@ class Recorder:
         self._lock = threading.Lock()
         self.staged.clear()
         self.joined.clear()
+        self._corrections.clear()
         self._tally.clear()
         self.matched = 0  # labels that came late and found their prediction
         self._rejected = dict.fromkeys(encoding.REASONS, 0)
@@ -264,6 +285,12 @@ class Recorder:
             )
         while self.joined:
             refusals += self._drain_joined(now)
+        self._tally.compact()
+        if self._corrections:
+            waiting, self._corrections = self._corrections, []
+            for tries, correction in waiting:
+                if not self._corrected(correction) and tries > 1:
+                    self._corrections.append((tries - 1, correction))
         return refusals
 
     def _drain_joined(self, now: float) -> list[Refused]:
@@ -316,26 +343,27 @@ class Recorder:
         """From now on there is something to export, if only that there is nothing yet."""
         self._used = True
 
-    def correct(
-        self, predicted: float, labelled: float, prediction: bytes, labels: tuple[bytes, bytes], segments: bytes
-    ) -> bool:
+    def correct(self, correction: Correction) -> None:
         """
-        Give a row another label; returns whether it is in the window, or waits to be. Totals keep the first label.
+        Give a row another label, if it is in the window, or waits to be. Totals keep the first label.
 
-        Args:
-            predicted, labelled: Time of the prediction, and of its first label.
-            prediction: The prediction, packed.
-            labels: The label before and after, packed.
-            segments: The segments, packed.
+        The row may not be there yet, though it was joined before: the thread that joined it may be about to stage it.
         """
         with self._lock:
-            now = self._clock()
-            self._drain(now)
+            self._corrections.append((_TRIES, correction))
+            self._drain(self._clock())
+
+    def _corrected(self, correction: Correction) -> bool:
+        predicted, labelled, prediction, labels, segments = correction
+        try:
             both, refusals = self._unpacked([predicted] * 2, [prediction] * 2, labels, [segments] * 2)
             if refusals:
-                return False
+                return True
             old, new = ({name: column[row : row + 1] for name, column in both.items()} for row in (0, 1))
             return self._tally.correct(old, new, labelled)
+        except Exception:
+            _logger.exception("Internal error of otel_model_metrics with a corrected label of %s", self._title)
+            return True
 
     def refuse(self, reason: str, text: str, count: int = 1) -> None:
         """Reject rows that cannot be used; raises ValueError if strict."""

@@ -191,8 +191,6 @@ class Tally:
             recent = columns[TIME] >= now - age
             columns = {name: column[recent] for name, column in columns.items()}
         self._ring.append(self._with_delay(columns))
-        if self._segments.sets > self._max_sets:
-            self._compact()
 
     def _with_delay(self, columns: Columns) -> Columns:
         """Rows that came with their label have none."""
@@ -200,8 +198,10 @@ class Tally:
             return columns
         return {**columns, DELAY: np.full(len(columns[TIME]), np.nan)}
 
-    def _compact(self) -> None:
-        """Forget the segment sets that no row is in."""
+    def compact(self) -> None:
+        """Forget the segment sets that no row is in, if they are too many. Codes given before hold no more."""
+        if self._segments.sets <= self._max_sets:
+            return
         rings = [ring for ring in (self._ring, self._waiting) if ring is not None]
         held = [ring.live(None)[SETS] for ring in rings]
         codes: Sequence[Any] = np.split(

@@ -56,13 +56,13 @@ class FakeMonitor:
         self._awaits = set(awaits)
         self._outcome = outcome
 
-    def awaits_label(self, id: Any) -> bool:
+    def awaits_label(self, id: Any, *, wait: float) -> bool:
         return id in self._awaits
 
-    def record_label(self, id: Any, label: Any, **details: Any) -> LabelOutcome:
-        self.told.append((id, label))
-        self.details.append(details)
-        return self._outcome if isinstance(self._outcome, LabelOutcome) else self._outcome()
+    def record_label_each(self, ids: Any, labels: Any, *, timestamps: Any = None, wait: float) -> list[LabelOutcome]:
+        self.told += zip(ids, labels, strict=True)
+        self.details += [{"timestamp": time, "wait": wait} for time in timestamps or [None] * len(ids)]
+        return [self._outcome if isinstance(self._outcome, LabelOutcome) else self._outcome() for _ in ids]
 
 
 class Answered:
@@ -856,7 +856,7 @@ def test_a_fault_of_a_monitor_is_logged_once_and_costs_one_label(service, caplog
     assert "internal error" == answer.json["outcomes"][0]["error"]
     (record,) = caplog.records
     assert ("otel_model_metrics", logging.ERROR) == (record.name, record.levelno)
-    assert record.getMessage().startswith("Labels over HTTP: record_label broken 1 failed with RuntimeError at ")
+    assert record.getMessage().startswith("Labels over HTTP: record_label_each broken 1 failed with RuntimeError at ")
     assert "txn-1" not in caplog.text
     assert "private" not in caplog.text
     assert TOKEN not in caplog.text
@@ -867,7 +867,7 @@ def test_a_monitor_that_cannot_say_what_it_awaits_is_passed_over(service, caplog
     The others still get the label.
     """
     broken, sound = FakeMonitor(version="1"), FakeMonitor(version="2", awaits=["txn-1"])
-    broken.awaits_label = lambda id: 1 / 0
+    broken.awaits_label = lambda id, wait: 1 / 0
 
     answer = service.has(broken, sound).post(GOOD)
 
@@ -889,7 +889,7 @@ def test_a_function_that_fails_to_say_the_monitors_rejects_every_label(service, 
 
 def test_all_labels_of_a_request_share_one_time_to_wait(monkeypatch):
     """
-    However many they are, the answer is due after `wait`.
+    However many monitors they are for, the answer is due after `wait`. Those of one monitor go to it together.
     """
     now = [100.0]
     monkeypatch.setattr(endpoint.time, "monotonic", lambda: now[0])
@@ -898,11 +898,12 @@ def test_all_labels_of_a_request_share_one_time_to_wait(monkeypatch):
         now[0] += 0.4
         return LabelOutcome.QUEUED
 
-    fraud = FakeMonitor(outcome=slow)
-    answer = ask_wsgi(labels_wsgi_app([fraud], token=TOKEN, wait=1.0), "POST", "/v1/labels", JSON, content([GOOD] * 4))
+    slow_ones = [FakeMonitor(version=str(number), outcome=slow) for number in range(4)]
+    rows = [{**GOOD, "version": one.version} for one in slow_ones]
+    answer = ask_wsgi(labels_wsgi_app(slow_ones, token=TOKEN, wait=1.0), "POST", "/v1/labels", JSON, content(rows))
 
     assert {"queued": 4} == answer.json["counts"]
-    assert [1.0, 0.6, 0.2, 0.0] == pytest.approx([details["wait"] for details in fraud.details])
+    assert [1.0, 0.6, 0.2, 0.0] == pytest.approx([one.details[0]["wait"] for one in slow_ones])
 
 
 def test_the_event_loop_goes_on_while_a_store_is_slow():

@@ -38,6 +38,8 @@ TAKEN_SECONDS = 30.0
 # While a write takes longer than this, callers do not wait for it; a connection that takes longer than that hangs.
 _OVERDUE = 0.05
 _AWAY = 1.0
+# Seconds between two readings of the cohorts, for each second that one takes.
+_READING_SHARE = 50.0
 _PATIENCE = 0.5
 _Given = TypeVar("_Given", Prediction, Label)
 _DROPPED = Decision(LabelOutcome.DROPPED)
@@ -165,7 +167,8 @@ class Writer:
         held = vars(self).get("_backend")
         self._process = os.getpid()
         self._queue: deque[Handed] = deque()
-        self._queued = 0  # predictions and labels in it; approximate, for several threads add to it without a lock
+        self._queued = 0  # predictions and labels in it and in `_work`
+        self._counting = threading.Lock()
         self._questions: deque[tuple[Callable[[Backend], Any], Answer]] = deque()
         self._work: list[Handed] = []
         self._lock = threading.Lock()
@@ -191,9 +194,10 @@ class Writer:
 
     def add(self, handed: Handed) -> bool:
         """Queue what was handed over; returns False, and queues nothing, if there is no room."""
-        if self._queued + len(handed[1]) > self._most and self._kept() + len(handed[1]) > self._most:
-            return False
-        self._queued += len(handed[1])
+        with self._counting:
+            if self._queued + len(handed[1]) > self._most:
+                return False
+            self._queued += len(handed[1])
         self._queue.append(handed)
         if self._thread is None:
             self.start()
@@ -201,12 +205,11 @@ class Writer:
             self._wake.set()
         return True
 
-    def _kept(self) -> int:
-        """How much is queued, or could not be written yet."""
-        self._queued = sum(len(handed.given) for handed in (*self._queue.copy(), *self._work))
-        return self._queued
+    def _count(self, more: int) -> None:
+        with self._counting:
+            self._queued += more
 
-    def ask(self, question: Callable[[Backend], Any], seconds: float = 1.0) -> Any:
+    def ask(self, question: Callable[[Backend], Any], seconds: float) -> Any:
         """The answer of the store, or None if it has none within so many seconds."""
         if self._thread is None:
             self.start()
@@ -361,7 +364,6 @@ class Writer:
                     self._work.append(self._queue.popleft())
                     count += len(self._work[-1].given)
                 if not count:
-                    self._queued = 0
                     return
             by_ledger: dict[BackgroundLedger, list[Handed]] = {}
             for handed in self._work:
@@ -371,16 +373,18 @@ class Writer:
                     ledger.scope,
                     [one for handed in of_ledger for one in handed.given],
                     [handed.now for handed in of_ledger for _ in handed.given],
+                    ledger.sets,
                 )
                 for ledger, of_ledger in by_ledger.items()
             ]
             self._busy_since = time.monotonic()
             verdicts = backend.transact(batches)
             self._work = []
-            self._queued -= sum(len(batch.given) for batch in batches)
+            self._count(-sum(len(batch.given) for batch in batches))
             for (ledger, of_ledger), batch, decisions in zip(by_ledger.items(), batches, verdicts, strict=True):
                 ledger.decided(batch.given, decisions)
                 self._answer_all(of_ledger, decisions)
+            for ledger, of_ledger in by_ledger.items():
                 left = [one for handed in of_ledger for one in handed.left]
                 if left:
                     # Not in the same transaction: if it does not come to this, they are duplicates the next time.
@@ -410,6 +414,7 @@ class Writer:
 
     def _tell_dropped(self, work: Sequence[Handed]) -> None:
         for handed in work:
+            self._count(-len(handed.given))
             handed.ledger.decided(handed.given, [None] * len(handed.given))
 
     def _read_inboxes(self, backend: Backend) -> None:
@@ -420,6 +425,7 @@ class Writer:
             if found:
                 labels = [ledger.read_left(left) for left in found]
                 usable = [label for label in labels if label is not None]
+                self._count(len(usable))
                 self._work.append(Handed(ledger, usable, ledger.clock(), None, found))
 
     def _sweep(self, backend: Backend) -> None:
@@ -435,8 +441,10 @@ class Writer:
 
     def _refresh(self, backend: Backend) -> None:
         for ledger in self.ledgers:
-            if ledger.changed(time.monotonic()) or self._flushing:
+            begin = time.monotonic()
+            if ledger.is_due(begin) or self._flushing:
                 ledger.known_cells = backend.cells(ledger.scope)
+                ledger.was_read(begin, time.monotonic())
 
     def _disconnect(self) -> None:
         backend, self._backend = self._backend, None
@@ -451,7 +459,7 @@ class Writer:
         if now - self._logged >= _LOG_INTERVAL:
             self._logged = now
             _logger.warning(
-                "%s: %s. %d predictions and labels are kept until it can be used.", self.name, text, self._kept()
+                "%s: %s. %d predictions and labels are kept until it can be used.", self.name, text, self._queued
             )
 
     # Around a fork
@@ -520,9 +528,8 @@ class BackgroundLedger:
     immediate = False
     portable = True
 
-    # Seconds between two readings of the cohorts: if others may have changed them, and if this process has.
-    _CELLS_EVERY = 1.0
-    _CHANGED_CELLS_EVERY = 0.1
+    # Seconds between two readings of the cohorts, at least.
+    _CELLS_EVERY = 0.5
 
     def __init__(
         self,
@@ -542,8 +549,9 @@ class BackgroundLedger:
         self.read_left: Callable[[LeftLabel], Label | None] = lambda left: None
         self._writer = writer
         self._decided = decided
-        self._changed = True
-        self._refreshed = -self._CELLS_EVERY
+        # The segment sets that cohorts tell apart.
+        self.sets: dict[bytes, bytes] = {}
+        self._next_reading = -math.inf
         writer.ledgers.append(self)
 
     def predict(self, given: Prediction, now: float) -> None:
@@ -579,9 +587,9 @@ class BackgroundLedger:
             decisions += [otherwise] * count if known is None else known
         return decisions
 
-    def awaits(self, id: str) -> bool:
+    def awaits(self, id: str, wait: float) -> bool:
         """Whether a prediction of this id is there."""
-        return bool(self._writer.ask(lambda backend: backend.knows(self.scope, id)))
+        return bool(self._writer.ask(lambda backend: backend.knows(self.scope, id), wait))
 
     def cells(self) -> list[Cell]:
         """The cohorts, as of a second ago."""
@@ -589,15 +597,15 @@ class BackgroundLedger:
 
     def decided(self, given: Sequence[Prediction | Label], decisions: Sequence[Decision | None]) -> None:
         """Pass decisions on."""
-        self._changed = True
         self._decided(given, decisions)
 
-    def changed(self, moment: float) -> bool:
+    def is_due(self, moment: float) -> bool:
         """Whether it is time to read the cohorts again: others may have changed them, too."""
-        if moment - self._refreshed >= (self._CHANGED_CELLS_EVERY if self._changed else self._CELLS_EVERY):
-            self._changed, self._refreshed = False, moment
-            return True
-        return False
+        return moment >= self._next_reading
+
+    def was_read(self, begin: float, end: float) -> None:
+        """They were; to read many takes long, and shall take no more than a small part of the time."""
+        self._next_reading = end + max(self._CELLS_EVERY, _READING_SHARE * (end - begin))
 
     def flush(self, seconds: float) -> bool:
         """Wait until all that was taken is decided. From then on this process takes labels that are left, too."""
@@ -607,7 +615,7 @@ class BackgroundLedger:
     def reset(self) -> None:
         """Forget what this process holds, in a forked child: the parent writes it."""
         self.known_cells = []
-        self._changed = True
+        self._next_reading = -math.inf
         if self._writer.of_another_process():
             self._writer.renew()
 

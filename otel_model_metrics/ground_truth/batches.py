@@ -43,10 +43,18 @@ class Batch:
         scope: The model and version.
         given: The operations.
         moments: When each was handed over, seconds since 1970.
+        sets: The segment sets that are told apart so far.
     """
 
-    def __init__(self, scope: Scope, given: Sequence[Prediction | Label], moments: Sequence[float]) -> None:
+    def __init__(
+        self,
+        scope: Scope,
+        given: Sequence[Prediction | Label],
+        moments: Sequence[float],
+        sets: dict[bytes, bytes] | None = None,
+    ) -> None:
         self.scope = scope
+        self._sets: dict[bytes, bytes] = {} if sets is None else sets
         self.given = given
         self.ids = [one[0] for one in given]
         self._moments = moments
@@ -69,7 +77,7 @@ class Batch:
         }
         if len(written) < len(given):
             return None
-        changing = Changing(self.scope.width, self.scope.ttl)
+        changing = Changing(self.scope.width, self.scope.ttl, self._sets)
         for (_, time, segments, _, _), now in zip(given, self._moments, strict=True):
             changing.predicted(now, segments, time)
         return Verdict([NEW] * len(given), written, changing.cells)
@@ -82,7 +90,7 @@ class Batch:
             entries: The entries there are of its ids.
         """
         ttl, joiner = self.scope.ttl, self.scope.joiner
-        changing = Changing(self.scope.width, ttl)
+        changing = Changing(self.scope.width, ttl, self._sets)
         decisions: list[Decision] = []
         written: dict[str, bytes] = {}
         for given, now in zip(self.given, self._moments, strict=True):

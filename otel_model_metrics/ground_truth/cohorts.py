@@ -17,8 +17,8 @@ from otel_model_metrics.ground_truth.outcomes import LabelOutcome
 # Stands in the place of segments for labels that wait for their prediction.
 WAITING = b"\0"
 
-# Predictions of more segment sets than this are counted without their segments.
-MAX_CELLS = 65_536
+# Predictions of further segment sets than these are counted without their segments.
+MAX_SETS = 100
 
 
 class Cell(NamedTuple):
@@ -57,6 +57,16 @@ def width_of(ttl: float) -> float:
     return float(2.0 ** math.floor(math.log2(ttl / 512)))
 
 
+def counted_as(segments: bytes, sets: dict[bytes, bytes]) -> bytes:
+    """The segments under which a prediction is counted: its own, if they are among the first that were met."""
+    if segments in sets or segments in (WAITING, b""):
+        return segments
+    if len(sets) >= MAX_SETS:
+        return b""
+    sets[segments] = segments
+    return segments
+
+
 class Changing:
     """
     Collects what operations change in a table of cohorts.
@@ -64,15 +74,16 @@ class Changing:
     Args:
         width: Seconds of a cohort.
         ttl: Cohorts that ended longer ago than this are settled, and change no more.
-        cells: Where the counts go; a new table by default.
+        sets: The segment sets that are told apart so far; shared by all that change the same table.
     """
 
-    __slots__ = ("_begin", "_end", "_now_at", "_ttl", "_width", "cells")
+    __slots__ = ("_begin", "_end", "_now_at", "_sets", "_ttl", "_width", "cells")
 
-    def __init__(self, width: float, ttl: float, cells: Changes | None = None) -> None:
+    def __init__(self, width: float, ttl: float, sets: dict[bytes, bytes]) -> None:
         self._width = width
         self._ttl = ttl
-        self.cells: Changes = {} if cells is None else cells
+        self._sets = sets
+        self.cells: Changes = {}
         # The cohort that most predictions belong to, and its cells by their segments.
         self._begin = self._end = 0.0
         self._now_at: dict[bytes, Counts] = {}
@@ -81,13 +92,10 @@ class Changing:
         cohort = math.floor(received / self._width)
         if over(cohort, self._width, self._ttl, now):
             return None
+        segments = counted_as(segments, self._sets)
         counts = self.cells.get((cohort, segments))
         if counts is None:
-            if len(self.cells) >= MAX_CELLS and segments != WAITING:
-                segments = b""
-                counts = self.cells.get((cohort, segments))
-            if counts is None:
-                counts = self.cells[cohort, segments] = [0, 0, 0, first]
+            counts = self.cells[cohort, segments] = [0, 0, 0, first]
         if first < counts[3]:
             counts[3] = first
         return counts
@@ -108,7 +116,7 @@ class Changing:
                 self._begin = math.floor(now / self._width) * self._width
                 self._end = self._begin + self._width
                 self._now_at = {}
-            if self.cells.get((math.floor(now / self._width), segments)) is counts:
+            if len(self._now_at) < 2 * MAX_SETS:
                 self._now_at[segments] = counts
 
     def labelled(self, received: float, segments: bytes, now: float) -> None:

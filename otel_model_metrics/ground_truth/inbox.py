@@ -44,7 +44,7 @@ class Inbox:
         times: Sequence[float | None] | None = None,
     ) -> Counter[str]:
         """
-        Leave labels. A label that was left before has no effect.
+        Leave labels. The same label of the same id has no effect when it is left again, unless its time is later.
 
         Args:
             model: Name of the model.
@@ -62,6 +62,7 @@ class Inbox:
         """
         now = time.time()
         left = []
+        timed = []
         counts: Counter[str] = Counter()
         for index, (id, label) in enumerate(zip(ids, labels, strict=True)):
             text = id_text(id)
@@ -69,6 +70,7 @@ class Inbox:
                 counts["rejected"] += 1
                 continue
             moment = None if times is None else times[index]
+            timed.append(moment is not None)
             left.append(LeftLabel(text, now if moment is None else float(moment), json.dumps(label)))
         try:
             versions = self._backend.versions(model) if version is None else [version]
@@ -76,7 +78,7 @@ class Inbox:
                 raise LookupError(
                     f"The store has not met a model {model!r} yet. Name its version, or start its service first."
                 )
-            new = self._backend.leave(model, versions, left) if left else 0
+            new = self._backend.leave(model, versions, left, timed) if left else 0
         except StoreError as error:
             raise OSError(str(error)) from error
         # One label may be left for several versions, so there may be more new ones than labels.

@@ -80,8 +80,8 @@ class Ledger(Protocol):
     def label_many(self, given: Sequence[Label], now: float, wait: float) -> Sequence[Decision | None]:
         """Take labels; as `label` for each, with one wait for all."""
 
-    def awaits(self, id: str) -> bool:
-        """Whether a prediction of this id is there. May read from disk or network."""
+    def awaits(self, id: str, wait: float) -> bool:
+        """Whether a prediction of this id is there. May read from disk or network, for so many seconds at most."""
 
     def cells(self) -> list[Cell]:
         """The cohorts; for a store outside this process as of some moments ago."""

@@ -4,6 +4,7 @@ The store in memory: a dictionary, bounded by number and by age. What it holds i
 
 from __future__ import annotations
 
+import math
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -27,6 +28,7 @@ from otel_model_metrics.ground_truth.outcomes import EVICTED, UNLABELLED, LabelO
 
 # What is too old is looked for at every so many operations, and when cohorts are read.
 _BETWEEN_SWEEPS = 1024
+_SWEPT_AT_ONCE = 2048
 
 
 class MemoryLedger:
@@ -49,7 +51,6 @@ class MemoryLedger:
     def __init__(self, scope: Scope, counted: Counted, clock: Callable[[], float]) -> None:
         self._scope = scope
         self._ttl = scope.ttl
-        self._joiner = scope.joiner
         self._capacity = scope.capacity
         self._counted = counted
         self._clock = clock
@@ -57,12 +58,14 @@ class MemoryLedger:
 
     def reset(self) -> None:
         """Forget everything."""
+        self._joiner = self._scope.joiner  # another one in a forked child
         self._lock = threading.Lock()
         self._entries: dict[str, bytes] = {}
         # In the order in which they came. (The first key of a dictionary is slow to find once many have left.)
         self._order: deque[str] = deque()
-        self._cohorts = Changing(self._scope.width, self._scope.ttl)
+        self._cohorts = Changing(self._scope.width, self._scope.ttl, {})
         self._until_sweep = _BETWEEN_SWEEPS
+        self._first_end = -math.inf  # when the first cohort ends
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -115,7 +118,7 @@ class MemoryLedger:
         """Take labels."""
         return [self.label(one, now) for one in given]
 
-    def awaits(self, id: str) -> bool:
+    def awaits(self, id: str, wait: float = 0.0) -> bool:
         """Whether a prediction of this id is there."""
         return is_known_prediction(self._entries.get(id))
 
@@ -123,7 +126,8 @@ class MemoryLedger:
         """The cohorts."""
         with self._lock:
             self._sweep(self._clock())
-            return cells_of(self._cohorts.cells)
+            changes = dict(self._cohorts.cells)
+        return cells_of(changes)  # not under the lock, for there may be many
 
     def flush(self, seconds: float) -> bool:
         """Nothing is ever under way."""
@@ -146,10 +150,19 @@ class MemoryLedger:
         self._until_sweep = _BETWEEN_SWEEPS
         scope, entries, order = self._scope, self._entries, self._order
         oldest = now - scope.ttl * REMEMBERED
-        while order and received_at(entries[order[0]]) < oldest:
+        for _ in range(_SWEPT_AT_ONCE):
+            if not order or received_at(entries[order[0]]) >= oldest:
+                break
             del entries[order.popleft()]
+        else:
+            self._until_sweep = 0  # there are more; the next prediction goes on, so that none is kept waiting for all
+        if now <= self._first_end:
+            return
         cells = self._cohorts.cells
         ended = [key for key in cells if over(key[0], scope.width, scope.ttl, now)]
+        first = min((key[0] for key in cells if not over(key[0], scope.width, scope.ttl, now)), default=None)
+        # The cohort of now is the last to end, and may not be there yet.
+        self._first_end = (now // scope.width if first is None else first + 1) * scope.width + scope.ttl
         if ended:
             unlabelled, unmatched = settled(cells_of({key: cells.pop(key) for key in ended}))
             self._counted(UNLABELLED, unlabelled)

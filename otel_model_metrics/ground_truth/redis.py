@@ -65,14 +65,16 @@ for i, field in ipairs(ARGV) do
 end
 return found
 """
-# KEYS: inbox, then what was left for each id. ARGV: milliseconds, then id, value and what goes into the inbox.
+# KEYS: inbox, then each label. ARGV: milliseconds, then id, time, whether that is known, and what goes into the inbox.
+# The same label once more has no effect, unless it is said to be of a later time.
 _LEAVE = """
 local new = 0
 for i = 2, #KEYS do
-  local at = 3 * i - 4
-  if redis.call('GET', KEYS[i]) ~= ARGV[at + 1] then
+  local at = 4 * i - 6
+  local before = redis.call('GET', KEYS[i])
+  if not before or (ARGV[at + 2] == '1' and tonumber(ARGV[at + 1]) > tonumber(before)) then
     redis.call('SET', KEYS[i], ARGV[at + 1], 'PX', ARGV[1])
-    redis.call('HSET', KEYS[1], ARGV[at], ARGV[at + 2])
+    redis.call('HSET', KEYS[1], ARGV[at], ARGV[at + 3])
     redis.call('PEXPIRE', KEYS[1], ARGV[1])
     new = new + 1
   end
@@ -290,27 +292,26 @@ class RedisBackend:
         with self._faults():
             return [version.decode() for version in self._client.lrange(f"omm:versions:{_safe(model)}", 0, -1)]
 
-    def leave(self, model: str, versions: Sequence[str], labels: Sequence[LeftLabel]) -> int:
+    def leave(self, model: str, versions: Sequence[str], labels: Sequence[LeftLabel], timed: Sequence[bool]) -> int:
         """Leave labels for a model; arguments and answer as `SqliteBackend.leave`."""
         with self._faults():
-            by_version: dict[str, list[LeftLabel]] = {}
+            by_version: dict[str, list[tuple[LeftLabel, bool]]] = {}
             known: dict[str, list[Any]] = {
                 version: self._client.mget([_entry_key_of(model, version, left.id) for left in labels])
-                for version in versions[:-1]
+                for version in (versions if len(versions) > 1 else ())
             }
             for index, left in enumerate(labels):
                 knowing = [version for version, contents in known.items() if contents[index] is not None]
                 for version in knowing or versions[-1:]:
-                    by_version.setdefault(version, []).append(left)
+                    by_version.setdefault(version, []).append((left, timed[index]))
             new = 0
             for version, left_for in by_version.items():
                 for begin in range(0, len(left_for), _LEFT_AT_ONCE):
-                    piece = left_for[begin : begin + _LEFT_AT_ONCE]
-                    keys = [f"omm:left:{_safe(model)}:{_safe(version)}:{left.id}" for left in piece]
-                    arguments: list[Any] = [_LEFT_FOR]
-                    for left in piece:
-                        arguments += (left.id, left.value, _left_value(left))
-                    new += int(self._leave(keys=[_inbox_key(model, version), *keys], args=arguments))
+                    keys, arguments = [_inbox_key(model, version)], [str(_LEFT_FOR)]
+                    for left, of_known_time in left_for[begin : begin + _LEFT_AT_ONCE]:
+                        keys.append(f"omm:left:{_safe(model)}:{_safe(version)}:{left.id}:{_digest(left.value)}")
+                        arguments += (left.id, repr(left.time), str(int(of_known_time)), _left_value(left))
+                    new += int(self._leave(keys=keys, args=arguments))
             return new
 
     # Inside
@@ -352,8 +353,11 @@ def _cohorts_key(scope: Scope) -> str:
 
 def _claim_key(scope: Scope, left: LeftLabel) -> str:
     """There while a process is at a label. Another label of the same id is another matter."""
-    digest = hashlib.sha256(_left_value(left).encode()).hexdigest()[:16]
-    return f"omm:taken:{_safe(scope.model)}:{_safe(scope.version)}:{left.id}:{digest}"
+    return f"omm:taken:{_safe(scope.model)}:{_safe(scope.version)}:{left.id}:{_digest(_left_value(left))}"
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _inbox_key(model: str, version: str) -> str:

@@ -42,7 +42,7 @@ CREATE TABLE IF NOT EXISTS cohorts (
 CREATE TABLE IF NOT EXISTS inbox (
     scope INTEGER NOT NULL, id TEXT NOT NULL, value TEXT NOT NULL, time REAL NOT NULL,
     taken REAL NOT NULL, -- 0 while it is left, 1 when it was decided, else until when a process is at it
-    PRIMARY KEY (scope, id)
+    PRIMARY KEY (scope, id, value)
 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS inbox_left ON inbox (scope) WHERE taken <> 1;
 """
@@ -51,9 +51,10 @@ INSERT INTO cohorts VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET
     predicted = predicted + excluded.predicted, labelled = labelled + excluded.labelled,
     lost = lost + excluded.lost, first = min(first, excluded.first)
 """
+# The same label once more has no effect, unless it is said to be of a later time.
 _LEAVE = """
-INSERT INTO inbox VALUES (?, ?, ?, ?, 0) ON CONFLICT DO UPDATE SET
-    value = excluded.value, time = excluded.time, taken = 0 WHERE value <> excluded.value
+INSERT INTO inbox VALUES (?1, ?2, ?3, ?4, 0) ON CONFLICT DO UPDATE SET
+    time = excluded.time, taken = 0 WHERE ?5 AND excluded.time > time
 """
 _BUSY_SECONDS = 5.0
 # A sweep looks at so many entries, in as many transactions as keep others waiting for milliseconds only, and goes on
@@ -218,8 +219,8 @@ class SqliteBackend:
             with self._transaction():
                 found = self._left(number, now, most)
                 self._connection.executemany(
-                    "UPDATE inbox SET taken = ? WHERE scope = ? AND id = ?",
-                    [(now + TAKEN_SECONDS, number, left.id) for left in found],
+                    "UPDATE inbox SET taken = ? WHERE scope = ? AND id = ? AND value = ?",
+                    [(now + TAKEN_SECONDS, number, left.id, left.value) for left in found],
                 )
             return found
 
@@ -255,7 +256,7 @@ class SqliteBackend:
             found = self._connection.execute("SELECT version FROM scopes WHERE model = ? ORDER BY number", (model,))
             return [version for (version,) in found]
 
-    def leave(self, model: str, versions: Sequence[str], labels: Sequence[LeftLabel]) -> int:
+    def leave(self, model: str, versions: Sequence[str], labels: Sequence[LeftLabel], timed: Sequence[bool]) -> int:
         """
         Leave labels for a model.
 
@@ -263,19 +264,25 @@ class SqliteBackend:
             model: Name of the model.
             versions: The versions that may know the id, the last of which gets what none knows.
             labels: The labels.
+            timed: Whether the time of each is known; else it is that of leaving it.
 
         Returns:
             How many were not known before.
         """
         with self._faults(), self._transaction():
             numbers = [self._number(model, version) for version in versions]
-            before = self._connection.total_changes
-            rows = []
-            for left in labels:
-                knowing = [number for number in numbers[:-1] if self._has(number, left.id)]
-                rows += [(number, left.id, left.value, left.time) for number in knowing or numbers[-1:]]
-            self._connection.executemany(_LEAVE, rows)
-            return self._connection.total_changes - before
+            new = 0
+            run = self._connection.execute
+            for left, known in zip(labels, timed, strict=True):
+                knowing = [number for number in numbers if len(numbers) > 1 and self._has(number, left.id)]
+                for number in knowing or numbers[-1:]:
+                    if run(_LEAVE, (number, left.id, left.value, left.time, known)).rowcount > 0:
+                        new += 1
+                        run(
+                            "UPDATE inbox SET taken = 1 WHERE scope = ? AND id = ? AND value <> ? AND taken <> 1",
+                            (number, left.id, left.value),
+                        )
+            return new
 
     def _has(self, number: int, id: str) -> bool:
         found = self._connection.execute("SELECT 1 FROM entries WHERE scope = ? AND id = ?", (number, id))

@@ -92,7 +92,7 @@ def connector(store: str) -> tuple[Callable[[], Any], str, dict[str, float]]:
         return lambda: SqliteBackend(absolute, synchronous), f"SQLite store {path}", settings
     if parts.scheme in ("redis", "rediss", "redis+unix", "unix"):
         query = "&".join(f"{name}={value}" for name, value in given.items())
-        client = redis_settings(urlunsplit(parts._replace(query=query)))
+        client = redis_settings(store.partition("?")[0] + (f"?{query}" if query else ""))
         where = parts.hostname or parts.path
         return lambda: RedisBackend(*client), f"Redis store {where}{f':{parts.port}' if parts.port else ''}", settings
     shown = urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))  # without a password

@@ -57,13 +57,13 @@ class LabelledMonitor(Protocol):
     def version(self) -> str:
         """Its version."""
 
-    def awaits_label(self, id: Any, /) -> bool:
-        """Whether a prediction with this id is known."""
+    def awaits_label(self, id: Any, /, *, wait: float) -> bool:
+        """Whether a prediction with this id is known; waits at most so many seconds for a store elsewhere."""
 
-    def record_label(
-        self, id: Any, label: Any, /, *, timestamp: float | None = None, wait: float | None = None
-    ) -> LabelOutcome:
-        """Takes a label, and says what becomes of it; waits at most so many seconds for a store elsewhere."""
+    def record_label_each(
+        self, ids: Any, labels: Any, /, *, timestamps: Any = None, wait: float | None = None
+    ) -> list[LabelOutcome]:
+        """Takes labels, and says what becomes of each; waits at most so many seconds for a store elsewhere."""
 
 
 Monitors = Iterable[LabelledMonitor] | Callable[[], Iterable[LabelledMonitor]]
@@ -172,16 +172,32 @@ class LabelsEndpoint:
             )
         deadline = time.monotonic() + self._wait
         by_model = self._by_model()
-        outcomes: list[dict[str, Any]] = []
-        malformed = 0
-        for row in rows:
+        outcomes: list[dict[str, Any]] = [{}] * len(rows)
+        read: dict[int, LabelRow] = {}
+        for place, row in enumerate(rows):
             try:
-                label = read_label(row, overflows)
+                read[place] = read_label(row, overflows)
             except MalformedError as reason:
-                malformed += 1
-                outcomes.append(_rejected(row, str(reason)))
-            else:
-                outcomes.append(self._record(row, label, by_model, deadline))
+                outcomes[place] = _rejected(row, str(reason))
+        malformed = len(rows) - len(read)
+        # Labels of one monitor go to it together, in their order: a store outside the process takes them at once.
+        for_monitor: dict[int, tuple[LabelledMonitor, list[int]]] = {}
+        for place, label in read.items():
+            addressees = self._addressees(rows[place], label, by_model, deadline)
+            if isinstance(addressees, dict):
+                outcomes[place] = addressees
+                continue
+            for monitor in addressees:
+                for_monitor.setdefault(id(monitor), (monitor, []))[1].append(place)
+        told: dict[int, list[dict[str, Any]]] = {}
+        for monitor, places in for_monitor.values():
+            for place, of_label in zip(places, self._tell(monitor, [read[p] for p in places], deadline), strict=True):
+                told.setdefault(place, []).append(of_label)
+        for place, of_monitors in told.items():
+            worst = min(of_monitors, key=lambda one: _WORST_FIRST.index(one["outcome"]))
+            outcomes[place] = {"id": rows[place]["id"], "model": read[place].model, **worst}
+            if len(of_monitors) > 1:
+                outcomes[place].update(version=None, versions=of_monitors)
         counts = Counter(outcome["outcome"] for outcome in outcomes)
         status = 422 if rows and malformed == len(rows) else 200
         return _answer(status, {"outcomes": outcomes, "counts": counts})
@@ -234,59 +250,63 @@ class LabelsEndpoint:
             return None
         return found
 
-    def _record(
+    def _addressees(
         self,
         row: Mapping[str, Any],
         label: LabelRow,
         by_model: Mapping[str, Mapping[str, LabelledMonitor]] | None,
         deadline: float,
-    ) -> dict[str, Any]:
-        """Gives one label to its monitors."""
+    ) -> list[LabelledMonitor] | dict[str, Any]:
+        """
+        The monitor of the version; else all that know the prediction; else the one made last, which may yet. Or the
+        answer, if there is none.
+        """
         if by_model is None:
             return _rejected(row, "internal error")
         versions = by_model.get(label.model)
         if versions is None:
             return _rejected(row, unknown("model", label.model, by_model))
-        if label.version is not None and label.version not in versions:
-            return _rejected(row, unknown(f"version of {shown(label.model)}", label.version, versions))
-        told = [
-            self._tell(monitor, label, deadline) for monitor in self._addressees(versions, label)
-        ]  # one at least, for no model is known without a monitor
-        worst = min(told, key=lambda one: _WORST_FIRST.index(one["outcome"]))
-        outcome = {"id": row["id"], "model": label.model, **worst}
-        if len(told) > 1:
-            outcome.update(version=None, versions=told)
-        return outcome
-
-    def _addressees(self, versions: Mapping[str, LabelledMonitor], label: LabelRow) -> list[LabelledMonitor]:
-        """The monitor of the version; else all that know the prediction; else the one made last, which may yet."""
         if label.version is not None:
+            if label.version not in versions:
+                return _rejected(row, unknown(f"version of {shown(label.model)}", label.version, versions))
             return [versions[label.version]]
         *_, last = versions.values()
         if len(versions) == 1:
             return [last]
-        return [monitor for monitor in versions.values() if self._awaits(monitor, label)] or [last]
+        return [monitor for monitor in versions.values() if self._awaits(monitor, label, deadline)] or [last]
 
-    def _awaits(self, monitor: LabelledMonitor, label: LabelRow) -> bool:
+    def _awaits(self, monitor: LabelledMonitor, label: LabelRow, deadline: float) -> bool:
         try:
-            return monitor.awaits_label(label.id)
+            return monitor.awaits_label(label.id, wait=max(0.0, deadline - time.monotonic()))
         except Exception as fault:
             self._log(fault, "awaits_label", monitor.name, monitor.version)
             return False
 
-    def _tell(self, monitor: LabelledMonitor, label: LabelRow, deadline: float) -> dict[str, Any]:
-        """What one monitor says, as a part of the answer."""
-        told: dict[str, Any] = {"version": monitor.version}
+    def _tell(self, monitor: LabelledMonitor, labels: Sequence[LabelRow], deadline: float) -> list[dict[str, Any]]:
+        """What one monitor says of each label, as a part of the answer."""
+        left = max(0.0, deadline - time.monotonic())
         try:
-            left = max(0.0, deadline - time.monotonic())
-            outcome = LabelOutcome(monitor.record_label(label.id, label.label, timestamp=label.timestamp, wait=left))
+            times = [label.timestamp for label in labels]
+            outcomes = monitor.record_label_each(
+                [label.id for label in labels],
+                [label.label for label in labels],
+                timestamps=None if times.count(None) == len(times) else times,
+                wait=left,
+            )
+            told: list[dict[str, Any]] = [
+                {"version": monitor.version, "outcome": LabelOutcome(outcome)} for outcome in outcomes
+            ]
         except Exception as fault:
-            # Ours, not the client's; but the next label may fare better, and the service is not to suffer from it.
-            self._log(fault, "record_label", monitor.name, monitor.version)
-            return {**told, "outcome": LabelOutcome.REJECTED, "error": "internal error"}
-        told["outcome"] = outcome
-        if outcome is LabelOutcome.REJECTED:
-            told["error"] = "The monitor of this model cannot use the label; the log of the service says why."
+            # Ours, not the client's; but the next monitor may fare better, and the service is not to suffer from it.
+            self._log(fault, "record_label_each", monitor.name, monitor.version)
+            told = [{"version": monitor.version, "outcome": LabelOutcome.REJECTED, "error": "internal error"}] * len(
+                labels
+            )
+        for one in told:
+            if one["outcome"] is LabelOutcome.REJECTED:
+                one.setdefault(
+                    "error", "The monitor of this model cannot use the label; the log of the service says why."
+                )
         return told
 
     def _log(self, fault: Exception, *where: str) -> None:
@@ -353,7 +373,7 @@ def _source(monitors: Monitors | None) -> Callable[[], Iterable[LabelledMonitor]
         raise TypeError(f"monitors must be monitors, or a function that returns them, got {monitors!r}. {example}")
     fixed = tuple(monitors)
     for monitor in fixed:
-        if not all(hasattr(monitor, name) for name in ("name", "version", "awaits_label", "record_label")):
+        if not all(hasattr(monitor, name) for name in ("name", "version", "awaits_label", "record_label_each")):
             raise TypeError(f"monitors must be monitors, got {monitor!r} ({type(monitor).__name__}). {example}")
     return lambda: fixed
 
