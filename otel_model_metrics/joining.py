@@ -20,7 +20,7 @@ from otel_model_metrics import encoding
 from otel_model_metrics.columns import read_column, shown, to_seconds, to_times
 from otel_model_metrics.ground_truth.background import BackgroundLedger, LeftLabel
 from otel_model_metrics.ground_truth.cohorts import WAITING
-from otel_model_metrics.ground_truth.entries import NEW, Decision, Label, Prediction
+from otel_model_metrics.ground_truth.entries import NEW, Decision, Entry, Label, Prediction
 from otel_model_metrics.ground_truth.ids import EXPECTED, MAX_LENGTH, id_text
 from otel_model_metrics.ground_truth.ledger import Ledger, Scope
 from otel_model_metrics.ground_truth.outcomes import COUNTED, LOST_PREDICTION, LabelOutcome
@@ -143,6 +143,7 @@ class Joining:
         self._segments = segments(self._ledger.portable)
         if isinstance(self._ledger, BackgroundLedger):
             self._ledger.read_left = self._read_left
+            self._ledger.matured = self._matured
         recorder.unpack_with(packing, self._segments)
         self._fresh()
 
@@ -279,7 +280,7 @@ class Joining:
 
     @property
     def counts(self) -> dict[str, int] | None:
-        """Labels by outcome, without those that matched; None as long as none came late."""
+        """Labels by outcome, without matched ones that the recorder counts; None as long as none came late."""
         with self._lock:
             return dict(self._counts) if self._used else None
 
@@ -379,7 +380,7 @@ class Joining:
             if decision is NEW:
                 _, time, _, _, (counted, key) = one  # type: ignore[misc]
                 staged += (time, counted, None, None, key)
-            elif decision is not None and decision[0] is _MATCHED and type(one) is Label:
+            elif decision is not None and decision[0] is _MATCHED and type(one) is Label and decision[6] is None:
                 entry: Any = decision[3]
                 _, predicted, labelled, _, segments, prediction, label = entry
                 joined += (predicted, labelled, prediction, label, segments)
@@ -394,6 +395,16 @@ class Joining:
         self._recorder.staged.extend(staged)
         self._recorder.joined.extend(joined)
         self._drain()
+
+    def _matured(self, entries: Sequence[Entry]) -> None:
+        """Rows that the store has kept until they may be judged."""
+        rows: list[Any] = []
+        for _, predicted, labelled, _, segments, prediction, label in entries:
+            if prediction is not None and label is not None:
+                rows += (predicted, labelled, prediction, label, segments)
+        if rows:
+            self._use()
+            self._recorder.matured.extend(rows)
 
     def _drain(self) -> None:
         if len(self._recorder.staged) >= self._limit or len(self._recorder.joined) >= self._limit:
@@ -422,10 +433,12 @@ class Joining:
         outcome, entry, before = decision.outcome, decision.entry, decision.before
         if outcome is None:
             return
-        if outcome is _MATCHED:  # counted when the recorder takes it
+        if outcome is _MATCHED and decision.due is None:  # counted when the recorder takes it
             self._join(decision)
             return
         self._counted(outcome.value, 1)
+        if decision.due is not None and entry is not None:  # the row comes when it may be judged
+            recorder.labelled.extend((entry.predicted, entry.labelled, entry.segments))
         if before is None or entry is None or before.prediction is None:
             return
         if before.joiner == self._scope.joiner:  # else the row is in the window of another process

@@ -142,6 +142,7 @@ class Monitor:
             window.age,
             _positive_int(capacity, "capacity"),
             window.maturity,
+            window.by == "prediction",
         )
         self._joining = Joining(
             self._recorder, packing, lambda portable: SegmentPacking(table, portable), store, scope, clock, strict
@@ -257,7 +258,7 @@ class Monitor:
         of_labels = None if waiting is None else waiting.statistics(reading)
         labels = self._joining.counts
         if labels is not None:
-            labels["matched"] = reading.matched
+            labels["matched"] += reading.matched
         snapshot = take_snapshot(self._recorder, reading, self._selection, self.name, self.version, of_labels, labels)
         return reading, snapshot, Naming(tuple(reading.classes), self._selection.ks)
 

@@ -133,6 +133,8 @@ class Recorder:
         self.staged: list[Any] = []
         # Rows whose label came late, as stores keep them; what unpacks them is set by whoever stages them.
         self.joined: list[Any] = []
+        self.matured: list[Any] = []  # likewise, but their labels were counted when they came ...
+        self.labelled: list[Any] = []  # ... here: time of prediction, time of label, segments
         self._corrections: list[tuple[int, Correction]] = []  # each with how often its row is still looked for
         self._unpack: tuple[Packing, SegmentPacking] | None = None
         self.staging_limit = encoder.staging_rows * STAGED_FIELDS
@@ -156,6 +158,8 @@ class Recorder:
         self._lock = threading.Lock()
         self.staged.clear()
         self.joined.clear()
+        self.matured.clear()
+        self.labelled.clear()
         self._corrections.clear()
         self._tally.clear()
         self.matched = 0  # labels that came late and found their prediction
@@ -284,7 +288,12 @@ class Recorder:
                 refusals=refusals,
             )
         while self.joined:
-            refusals += self._drain_joined(now)
+            self.matched += min(len(self.joined) // JOINED_FIELDS, _JOINED_AT_ONCE)
+            refusals += self._drain_joined(self.joined, now, noted=False)
+        while self.matured:
+            refusals += self._drain_joined(self.matured, now, noted=True)
+        if self.labelled:
+            self._drain_labelled()
         self._tally.compact()
         if self._corrections:
             waiting, self._corrections = self._corrections, []
@@ -293,16 +302,33 @@ class Recorder:
                     self._corrections.append((tries - 1, correction))
         return refusals
 
-    def _drain_joined(self, now: float) -> list[Refused]:
-        """Rows whose label came late; what cannot be used any more is refused like any other row."""
-        length = min(len(self.joined), _JOINED_AT_ONCE * JOINED_FIELDS)
+    def _drain_labelled(self) -> None:
+        length = len(self.labelled)
+        predicted, labelled, segments = (self.labelled[field:length:3] for field in range(3))
+        del self.labelled[:length]
+        try:
+            self._tally.note_labels(
+                np.array(predicted, np.float64), np.array(labelled, np.float64), self._sets(segments)
+            )
+        except Exception:
+            _logger.exception("Internal error of otel_model_metrics with late labels of %s", self._title)
+
+    def _drain_joined(self, joined: list[Any], now: float, noted: bool) -> list[Refused]:
+        """
+        Rows whose label came late; what cannot be used any more is refused like any other row.
+
+        Args:
+            joined: Where they are staged.
+            now: Seconds since 1970.
+            noted: Whether the delays of their labels have been counted already.
+        """
+        length = min(len(joined), _JOINED_AT_ONCE * JOINED_FIELDS)
         predicted, labelled, predictions, labels, segments = (
-            self.joined[field:length:JOINED_FIELDS] for field in range(JOINED_FIELDS)
+            joined[field:length:JOINED_FIELDS] for field in range(JOINED_FIELDS)
         )
-        del self.joined[:length]
+        del joined[:length]
         self._used = True
         count = len(predicted)
-        self.matched += count
         try:
             columns, refusals = self._unpacked(predicted, predictions, labels, segments)
             times = np.array(labelled, np.float64)
@@ -310,6 +336,8 @@ class Recorder:
                 kept = refusals.kept
                 columns, times = {name: column[kept] for name, column in columns.items()}, times[kept]
             if len(times):
+                if not noted:
+                    self._tally.note_labels(columns[TIME], times, columns[SETS])
                 self._tally.add_joined(columns, times, now)
             found = [(reason, refused, text) for reason, (refused, text) in refusals.reasons.items()]
         except Exception:
@@ -328,12 +356,17 @@ class Recorder:
     ) -> tuple[Columns, Refusals]:
         """Packed rows as the ring's columns; `TIME` is that of the prediction."""
         assert self._unpack is not None
-        packing, of_segments = self._unpack
+        packing, _ = self._unpack
         refusals = Refusals(len(predicted))
         encoded = self._encoder.encode(*packing.columns(predictions, labels), len(predicted), refusals)
-        codes = {packed: of_segments.set_code(packed) for packed in set(segments)}
-        sets = np.array([codes[packed] for packed in segments], np.int32)
-        return {TIME: np.array(predicted, np.float64), SETS: sets, **encoded.columns}, refusals
+        times = np.array(predicted, np.float64)
+        return {TIME: times, SETS: self._sets(segments), **encoded.columns}, refusals
+
+    def _sets(self, segments: Sequence[bytes]) -> NDArray[np.int32]:
+        """Segment sets of packed segments."""
+        assert self._unpack is not None
+        codes = {packed: self._unpack[1].set_code(packed) for packed in set(segments)}
+        return np.array([codes[packed] for packed in segments], np.int32)
 
     def groups_of(self, sets: NDArray[np.int32]) -> Groups:
         """The groups of these segment sets, with the lock held."""

@@ -124,8 +124,6 @@ class Tally:
                     ring.add_column(DELAY, np.float32, np.nan)
         predicted = columns[TIME]
         delay = np.maximum(labelled - predicted, 0.0)
-        self.delays += np.bincount(np.searchsorted(DELAY_BOUNDS, delay), minlength=len(self.delays))
-        self._note_labels(labelled, columns[SETS])
         columns = {**columns, TIME: self._entry(predicted, labelled), DELAY: delay}
         waiting = columns[TIME] > now
         if self._waiting is not None and waiting.any():
@@ -218,7 +216,10 @@ class Tally:
         counts = self._encoder.unlabelled(predicted, self._segments.groups_of(sets))
         self._totals.add({"unlabelled": sign * counts})
 
-    def _note_labels(self, labelled: NDArray[np.float64], sets: SetCodes) -> None:
+    def note_labels(self, predicted: NDArray[np.float64], labelled: NDArray[np.float64], sets: SetCodes) -> None:
+        """Count the delays of labels that have come, whether their rows may be judged yet or not."""
+        delay = np.maximum(labelled - predicted, 0.0)
+        self.delays += np.bincount(np.searchsorted(DELAY_BOUNDS, delay), minlength=len(self.delays))
         groups: Groups = self._segments.groups_of(sets)
         newest = np.full(groups.count, -np.inf)
         newest[: len(self.newest_labels)] = self.newest_labels

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import itertools
 import math
+import os
 import sys
+import time
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -21,7 +23,16 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 from test_instruments import run, series, series_of_total
 
-from otel_model_metrics import BinaryMonitor, MulticlassMonitor, RankingMonitor, RegressionMonitor, Window, catalog
+from otel_model_metrics import (
+    BinaryMonitor,
+    MulticlassMonitor,
+    RankingMonitor,
+    RegressionMonitor,
+    Window,
+    catalog,
+    monitors,
+)
+from otel_model_metrics.ground_truth.inbox import open_inbox
 from otel_model_metrics.ground_truth.outcomes import COUNTED, LabelOutcome
 from otel_model_metrics.tally import DELAY_BOUNDS
 
@@ -604,6 +615,145 @@ def test_predictions_of_unequal_length_are_rejected(open_monitor, arguments):
 
     assert {"unequal_length": 2} == rejected(monitor)
     assert {PENDING: 2} == monitor.record_label_batch(["a", "b"], [True, True])
+
+
+# Rows that may not be judged yet
+
+
+@only("sqlite", "redis")
+def test_a_row_that_waits_for_its_maturity_survives_a_restart(open_monitor, clock, exports):
+    """
+    Whoever is there when its time has come judges it, once, by its label of then.
+    """
+    window = Window(maturity=100.0)
+    monitor = open_monitor(window=window, segments=("country",))
+    monitor.record_prediction("a", True, segments={"country": "DE"})
+    monitor.record_prediction("b", True)
+    clock.tick(10.0)
+    assert [MATCHED, MATCHED] == [monitor.record_label(id, True) for id in "ab"]
+    snapshot = look(monitor)
+    assert (0, 2, 10.0) == (snapshot.rows, snapshot.labels["matched"], snapshot.value("label.age") + 10.0)
+    assert 0.0 == total(exports, "ml.model.outcomes")
+    monitor.close()
+
+    monitor = open_monitor(window=window, segments=("country",))
+    assert CORRECTED == monitor.record_label("a", False)
+    clock.tick(91.0)
+    snapshot = look(monitor)
+
+    assert (2, 0.5, 0) == (snapshot.rows, snapshot.value("accuracy"), snapshot.labels["matched"])
+    assert (1, 0.0) == (snapshot.value("window.rows", ("country", "DE")), snapshot.value("accuracy", ("country", "DE")))
+    assert 2.0 == total(exports, "ml.model.outcomes")
+    assert 2 == look(monitor).rows
+
+
+@only("sqlite", "redis")
+def test_of_two_monitors_one_judges_a_row_that_has_become_old_enough(make, store, clock):
+    """
+    Two processes share the work, not the rows. (Two scopes of one process here: versions differ only by name.)
+    """
+    window = Window(maturity=100.0)
+    arguments = {"store": store, "ttl": TTL, "window": window, "version": "1"}
+    one = make(BinaryMonitor, **arguments)
+    one.record_prediction_batch([str(n) for n in range(50)], [True] * 50)
+    one.record_label_batch([str(n) for n in range(50)], [True] * 50)
+    assert one.flush()
+    with monitors._monitors_lock:
+        del monitors._monitors["model", "1"]  # as in another process, which does not know of this one
+    two = make(BinaryMonitor, **arguments)
+    clock.tick(101.0)
+
+    assert one.flush()
+    assert two.flush()
+
+    assert 50 == one.snapshot().rows + two.snapshot().rows
+    one.close()
+
+
+# What happens at the same time
+
+
+def test_a_correction_that_overtakes_its_row_finds_it_later(make, clock):
+    """
+    A thread that has joined a row may not have staged it yet when another one corrects its label.
+    """
+    monitor = make(BinaryMonitor)
+    monitor.record_prediction("a", True)
+    monitor.record_label("b", True)
+    late: list[Any] = []
+    joining = monitor._joining
+    joining._join, join = late.append, joining._join
+    monitor.record_label("a", True)
+    joining._join = join
+
+    assert CORRECTED == monitor.record_label("a", False)
+    assert 0 == monitor.snapshot().rows
+    join(late[0])
+
+    assert (1, 0.0) == (monitor.snapshot().rows, monitor.snapshot().value("accuracy"))
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_label_is_corrected_in_a_forked_child_too(make):
+    """
+    It is a process of its own, with a window of its own.
+    """
+    monitor = make(BinaryMonitor)
+    monitor.record_prediction("of the parent", True)
+    reader, writer = os.pipe()
+    child = os.fork()
+    if not child:
+        monitor.record_prediction("a", True)
+        monitor.record_label("a", True)
+        monitor.record_label("a", False)
+        os.write(writer, str(monitor.snapshot().value("accuracy")).encode())
+        os._exit(0)
+    os.waitpid(child, 0)
+
+    assert b"0.0" == os.read(reader, 100)
+    os.close(reader)
+    os.close(writer)
+
+
+# Labels that are left in a store
+
+
+@only("sqlite", "redis")
+def test_a_file_that_says_two_things_of_one_id_changes_nothing_the_second_time(open_monitor, store):
+    """
+    The last one holds, however often the file is fed.
+    """
+    monitor = open_monitor(clock=time.time)  # as the inbox
+    monitor.record_prediction("a", True)
+    assert monitor.flush()
+    for expected in ({"handed_over": 2}, {"known": 2}, {"known": 2}):
+        with open_inbox(store) as inbox:
+            counts = inbox.deposit("model", None, ["a"], [True]) + inbox.deposit("model", None, ["a"], [False])
+        assert expected == dict(counts)
+        snapshot = look(monitor)
+        assert (1, 0.0) == (snapshot.rows, snapshot.value("accuracy"))
+
+    with open_inbox(store) as inbox:  # a time that is later makes it another message; this one is in the future
+        assert {"handed_over": 1} == dict(inbox.deposit("model", None, ["a"], [True], [4e9]))
+    assert {"invalid_timestamp": 1} == rejected(monitor)
+
+
+@only("sqlite", "redis")
+def test_a_left_label_without_a_version_is_for_every_version_that_made_the_prediction(make, store):
+    """
+    A shadow deployment predicts the same ids.
+    """
+    shadow = {version: make(BinaryMonitor, version=version, store=store, clock=time.time) for version in "123"}
+    for version in "13":
+        shadow[version].record_prediction("a", True)
+    assert all(monitor.flush() for monitor in shadow.values())
+    shadow["2"].record_prediction("b", True)
+    assert shadow["2"].flush()
+
+    with open_inbox(store) as inbox:
+        inbox.deposit("model", None, ["a"], [True])
+
+    assert {"1": 1, "2": 0, "3": 1} == {version: look(monitor).rows for version, monitor in shadow.items()}
 
 
 # The same values as when the label is known at once

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 
 from otel_model_metrics.ground_truth.batches import Batch
 from otel_model_metrics.ground_truth.cohorts import Cell
-from otel_model_metrics.ground_truth.entries import Decision, Label, Prediction
+from otel_model_metrics.ground_truth.entries import Decision, Entry, Label, Prediction
 from otel_model_metrics.ground_truth.ledger import Counted, Decided, Scope
 from otel_model_metrics.ground_truth.outcomes import UNLABELLED, LabelOutcome
 
@@ -124,6 +124,9 @@ class Backend(Protocol):
 
     def sweep(self, scope: Scope, now: float) -> tuple[int, int]:
         """Forget what is too old; returns predictions without a label and labels without a prediction."""
+
+    def due(self, scope: Scope, now: float, most: int) -> list[Entry]:
+        """Rows that have joined, by whichever process, and may be judged from now on. Nobody else gets them."""
 
     def inbox(self, scope: Scope, most: int) -> list[LeftLabel]:
         """
@@ -335,6 +338,7 @@ class Writer:
             self._answer(backend)
             self._read_inboxes(backend)
             self._write(backend)
+            self._mature(backend)
             self._sweep(backend)
             self._refresh(backend)
             self._failing = 0
@@ -427,6 +431,14 @@ class Writer:
                 usable = [label for label in labels if label is not None]
                 self._count(len(usable))
                 self._work.append(Handed(ledger, usable, ledger.clock(), None, found))
+
+    def _mature(self, backend: Backend) -> None:
+        for ledger in self.ledgers:
+            while ledger.scope.maturity:
+                entries = backend.due(ledger.scope, ledger.clock(), backend.batch)
+                ledger.matured(entries)
+                if len(entries) < backend.batch:
+                    break
 
     def _sweep(self, backend: Backend) -> None:
         if time.monotonic() < self._sweep_due:
@@ -547,6 +559,8 @@ class BackgroundLedger:
         self.known_cells: list[Cell] = []
         # From a label that was left to one of this model, or None if it is refused; set by whoever knows the task.
         self.read_left: Callable[[LeftLabel], Label | None] = lambda left: None
+        # Told of rows that had to wait, and may be judged now.
+        self.matured: Callable[[Sequence[Entry]], None] = lambda entries: None
         self._writer = writer
         self._decided = decided
         # The segment sets that cohorts tell apart.

@@ -18,6 +18,7 @@ from otel_model_metrics.ground_truth.entries import (
     pack_prediction,
 )
 from otel_model_metrics.ground_truth.ledger import Scope
+from otel_model_metrics.ground_truth.outcomes import LabelOutcome
 
 
 class Verdict(NamedTuple):
@@ -28,11 +29,13 @@ class Verdict(NamedTuple):
         decisions: One for each operation.
         written: The entries to write, by id.
         changes: What it changes in the cohorts.
+        due: When each row that has joined and may not be judged yet may be, by id.
     """
 
     decisions: list[Decision]
     written: dict[str, bytes]
     changes: Changes
+    due: dict[str, float]
 
 
 class Batch:
@@ -80,7 +83,7 @@ class Batch:
         changing = Changing(self.scope.width, self.scope.ttl, self._sets)
         for (_, time, segments, _, _), now in zip(given, self._moments, strict=True):
             changing.predicted(now, segments, time)
-        return Verdict([NEW] * len(given), written, changing.cells)
+        return Verdict([NEW] * len(given), written, changing.cells, {})
 
     def decide(self, entries: Mapping[str, bytes | None]) -> Verdict:
         """
@@ -93,6 +96,7 @@ class Batch:
         changing = Changing(self.scope.width, ttl, self._sets)
         decisions: list[Decision] = []
         written: dict[str, bytes] = {}
+        due: dict[str, float] = {}
         for given, now in zip(self.given, self._moments, strict=True):
             id = given[0]
             content = written.get(id) or entries.get(id)
@@ -106,13 +110,24 @@ class Batch:
             elif content is not None:
                 joined: Any = joined_by(content, given, now - ttl, joiner)  # type: ignore[arg-type]
                 if joined is not None:
-                    _, written[id], _, (received, _, _, _, segments, _, _), _, _ = joined
+                    _, written[id], _, (received, _, _, _, segments, _, _), _, _, _ = joined
                     changing.labelled(received, segments, now)
-                    decisions.append(joined)
+                    decisions.append(self._due(id, joined, now, due) if self.scope.maturity else joined)
                     continue
             decision = decide(content, given, now, ttl, joiner)
-            decisions.append(decision)
+            decisions.append(self._due(id, decision, now, due) if self.scope.maturity else decision)
             if decision.content is not None:
                 written[id] = decision.content
                 changing.decided(given, decision, now)
-        return Verdict(decisions, written, changing.cells)
+        return Verdict(decisions, written, changing.cells, due)
+
+    def _due(self, id: str, decision: Decision, now: float, due: dict[str, float]) -> Decision:
+        """The decision with its `due`, which is noted, if the row has to wait."""
+        entry = decision.entry
+        if decision.outcome is not LabelOutcome.MATCHED or entry is None:
+            return decision
+        moment = self.scope.counts_from(entry.predicted, entry.labelled)
+        if moment <= now:
+            return decision
+        due[id] = moment
+        return decision._replace(due=moment)

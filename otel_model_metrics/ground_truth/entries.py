@@ -77,6 +77,7 @@ class Decision(NamedTuple):
         entry: The entry after it, where a label joined or was corrected; or the one that was given up.
         before: The entry before it, where the label of a joined prediction was corrected.
         waited: Since when the label had waited, where a prediction found one.
+        due: When the row may be judged, if that is later and the store sees to it.
     """
 
     outcome: LabelOutcome | None = None
@@ -85,6 +86,7 @@ class Decision(NamedTuple):
     entry: Entry | None = None
     before: Entry | None = None
     waited: float | None = None
+    due: float | None = None
 
 
 def pack(entry: Entry) -> bytes:
@@ -199,7 +201,7 @@ def joined_by(content: bytes, given: Label, oldest: float, joiner: int) -> Decis
     _, time, label = given
     joined = _entry(Entry, (received, predicted, time, joiner, content[_size:middle], content[middle:], label))
     written = _pack(_BOTH, received, predicted, time, joiner, of_segments, of_prediction) + content[_size:] + label
-    return _decision(Decision, (_MATCHED, written, False, joined, None, None))
+    return _decision(Decision, (_MATCHED, written, False, joined, None, None, None))
 
 
 def decide(content: bytes | None, given: Prediction | Label, now: float, ttl: float, joiner: int) -> Decision:

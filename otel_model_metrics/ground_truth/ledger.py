@@ -26,6 +26,7 @@ class Scope:
         horizon: Seconds that coverage looks back; None for ttl.
         capacity: Most predictions kept, where the store is bounded by number.
         maturity: Seconds that a prediction must be old to be asked for its label.
+        by_prediction: Whether a row counts from the time of its prediction, rather than of its label.
         salt: A random number.
     """
 
@@ -35,12 +36,18 @@ class Scope:
     horizon: float | None
     capacity: int
     maturity: float = 0.0
+    by_prediction: bool = False
     salt: int = field(default_factory=lambda: random.SystemRandom().getrandbits(32))
 
     @property
     def joiner(self) -> int:
         """What tells this monitor of this process from all others that share a store; another one in a forked child."""
         return self.salt ^ os.getpid() & 0xFFFFFFFF
+
+    def counts_from(self, predicted: float, labelled: float) -> float:
+        """When a row may be judged."""
+        old_enough = predicted + self.maturity
+        return old_enough if self.by_prediction else max(old_enough, labelled)
 
     @cached_property
     def width(self) -> float:

@@ -98,7 +98,7 @@ class MemoryLedger:
             if content is not None:
                 decision = joined_by(content, given, now - self._ttl, self._joiner)
                 if decision is not None:
-                    _, entries[id], _, (received, _, _, _, segments, _, _), _, _ = decision  # type: ignore[assignment, misc]
+                    _, entries[id], _, (received, _, _, _, segments, _, _), _, _, _ = decision  # type: ignore[assignment, misc]
                     self._cohorts.labelled(received, segments, now)
                     return decision
             decision = decide_label(content, given, now, self._ttl, self._joiner)

@@ -19,7 +19,14 @@ from typing import Any
 from otel_model_metrics.ground_truth.background import TAKEN_SECONDS, LeftLabel, StoreError
 from otel_model_metrics.ground_truth.batches import Batch, Verdict
 from otel_model_metrics.ground_truth.cohorts import Cell, over, settled
-from otel_model_metrics.ground_truth.entries import REMEMBERED, Decision, is_known_prediction, received_at
+from otel_model_metrics.ground_truth.entries import (
+    REMEMBERED,
+    Decision,
+    Entry,
+    is_known_prediction,
+    received_at,
+    unpack,
+)
 from otel_model_metrics.ground_truth.ledger import Scope
 
 # A server that hangs is away: its answers come within milliseconds.
@@ -28,7 +35,7 @@ _MOST_CONFLICTS = 20
 _PROOF_MILLIS = 600_000
 
 # KEYS: entries. ARGV: proof, its milliseconds; for each entry what it was, what it will be, for how many milliseconds;
-# then key, field, and what to add to each count, and for how many milliseconds; at last the number of counts.
+# then key, field, kind and number of each count, and for how many milliseconds; a row that is due later comes like one.
 _WRITE = """
 local entries = #KEYS
 if entries > 0 then
@@ -42,7 +49,9 @@ for i = 1, entries do
 end
 local at = 3 * entries + 3
 while at < #ARGV do
-  if ARGV[at + 2] == 'first' then
+  if ARGV[at + 2] == 'due' then
+    redis.call('ZADD', ARGV[at], ARGV[at + 3], ARGV[at + 1])
+  elseif ARGV[at + 2] == 'first' then
     local first = redis.call('HGET', ARGV[at], ARGV[at + 1] .. 'f')
     if not first or tonumber(ARGV[at + 3]) < tonumber(first) then
       redis.call('HSET', ARGV[at], ARGV[at + 1] .. 'f', ARGV[at + 3])
@@ -216,6 +225,8 @@ class RedisBackend:
                 for kind, count in (("p", predicted), ("l", labelled), ("x", lost)):
                     if count:
                         counts += (of_cohorts, start, kind, int(count), millis)
+            for id, moment in verdict.due.items():
+                counts += (_due_key(scope), id, "due", repr(moment), millis)
         return not keys or bool(self._write(keys=keys, args=arguments + counts))
 
     def cells(self, scope: Scope) -> list[Cell]:
@@ -256,6 +267,20 @@ class RedisBackend:
                     ended, counts[::4], counts[1::4], counts[2::4], strict=True
                 )
             )
+
+    def due(self, scope: Scope, now: float, most: int) -> list[Entry]:
+        """Rows that may be judged from now on."""
+        with self._faults():
+            key = _due_key(scope)
+            found = self._client.zrangebyscore(key, "-inf", now, start=0, num=most)
+            if not found:
+                return []
+            pipeline = self._client.pipeline(transaction=False)
+            for id in found:
+                pipeline.zrem(key, id)
+            mine = [id.decode() for id, removed in zip(found, pipeline.execute(), strict=True) if removed]
+            contents = self._client.mget([_entry_key(scope, id) for id in mine]) if mine else []
+            return [unpack(content) for content in contents if content is not None]
 
     def inbox(self, scope: Scope, most: int) -> list[LeftLabel]:
         """Labels left for a model and version, which no other process takes meanwhile."""
@@ -358,6 +383,10 @@ def _claim_key(scope: Scope, left: LeftLabel) -> str:
 
 def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _due_key(scope: Scope) -> str:
+    return f"omm:due:{_safe(scope.model)}:{_safe(scope.version)}"
 
 
 def _inbox_key(model: str, version: str) -> str:

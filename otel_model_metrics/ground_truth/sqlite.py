@@ -20,7 +20,14 @@ from typing import Any
 from otel_model_metrics.ground_truth.background import TAKEN_SECONDS, LeftLabel, StoreError
 from otel_model_metrics.ground_truth.batches import Batch
 from otel_model_metrics.ground_truth.cohorts import Cell, over, settled
-from otel_model_metrics.ground_truth.entries import REMEMBERED, Decision, is_known_prediction, received_at
+from otel_model_metrics.ground_truth.entries import (
+    REMEMBERED,
+    Decision,
+    Entry,
+    is_known_prediction,
+    received_at,
+    unpack,
+)
 from otel_model_metrics.ground_truth.ledger import Scope
 
 _logger = logging.getLogger("otel_model_metrics")
@@ -43,6 +50,9 @@ CREATE TABLE IF NOT EXISTS inbox (
     scope INTEGER NOT NULL, id TEXT NOT NULL, value TEXT NOT NULL, time REAL NOT NULL,
     taken REAL NOT NULL, -- 0 while it is left, 1 when it was decided, else until when a process is at it
     PRIMARY KEY (scope, id, value)
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS due (
+    scope INTEGER NOT NULL, moment REAL NOT NULL, id TEXT NOT NULL, PRIMARY KEY (scope, moment, id)
 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS inbox_left ON inbox (scope) WHERE taken <> 1;
 """
@@ -143,6 +153,9 @@ class SqliteBackend:
                 for (cohort, segments), counts in verdict.changes.items()
             ],
         )
+        self._connection.executemany(
+            "INSERT OR IGNORE INTO due VALUES (?, ?, ?)", [(number, moment, id) for id, moment in verdict.due.items()]
+        )
         return verdict.decisions
 
     def _insert(self, number: int, entries: dict[str, bytes], scope: Scope) -> None:
@@ -190,6 +203,7 @@ class SqliteBackend:
             # What nobody has a monitor for any more goes, too.
             run("DELETE FROM inbox WHERE time < ?", (now - _LEFT_FOR,))
             run("DELETE FROM cohorts WHERE until < ?", (now,))
+            run("DELETE FROM due WHERE moment < ?", (now - _LEFT_FOR,))
         self._sweep_entries(now)
         return settled(ended)
 
@@ -208,6 +222,31 @@ class SqliteBackend:
                         (number, min(number + _SWEPT_AT_ONCE, end), now),
                     )
             self._swept = end if end < last else 0
+
+    def due(self, scope: Scope, now: float, most: int) -> list[Entry]:
+        """Rows that may be judged from now on."""
+        with self._faults():
+            self._check_place()
+            number = self._scope(scope)
+            if not self._due(number, now, 1):  # as nearly always, and a transaction would keep others waiting
+                return []
+            with self._transaction():
+                found = self._due(number, now, most)
+                self._connection.executemany("DELETE FROM due WHERE scope = ? AND moment = ? AND id = ?", found)
+                entries = []
+                for _, _, id in found:
+                    content = self._connection.execute(
+                        "SELECT content FROM entries WHERE scope = ? AND id = ?", (number, id)
+                    ).fetchone()
+                    if content is not None:
+                        entries.append(unpack(content[0]))
+            return entries
+
+    def _due(self, number: int, now: float, most: int) -> list[tuple[int, float, str]]:
+        return self._connection.execute(
+            "SELECT scope, moment, id FROM due WHERE scope = ? AND moment <= ? ORDER BY moment LIMIT ?",
+            (number, now, most),
+        ).fetchall()
 
     def inbox(self, scope: Scope, most: int) -> list[LeftLabel]:
         """Labels left for a model and version, which no other process takes meanwhile."""
