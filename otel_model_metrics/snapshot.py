@@ -121,7 +121,9 @@ class Snapshot:
             return None if of_labels is None else _value_at(of_labels, self._group(segment))
         definition = catalog.BY_NAME.get(metric.removesuffix(catalog.LOWER).removesuffix(catalog.UPPER))
         if definition is None or self.task not in definition.functions:
-            raise KeyError(_unknown_metric(metric, [entry.name for entry in catalog.metrics_of(self.task)]))
+            known = [entry.name for entry in catalog.metrics_of(self.task)]
+            known += [entry.name for entry in catalog.HEALTH]
+            raise KeyError(_unknown_metric(metric, known))
         series = self._index.get((metric, self._variant(definition, average, class_, k)))
         if series is None:
             if any(name == metric for name, _ in self._index):

@@ -26,6 +26,7 @@ from click.testing import CliRunner, Result
 
 from otel_model_metrics import labels_files
 from otel_model_metrics.commands import group
+from otel_model_metrics.ground_truth.sqlite import SqliteBackend
 
 STORE = "sqlite:///labels.db"
 
@@ -807,10 +808,28 @@ def program(*arguments: str) -> tuple[int, str, str]:
     return done.returncode, done.stdout, done.stderr
 
 
+def a_service_has_made_the_store() -> None:
+    SqliteBackend(Path("labels.db")).close()
+
+
+def test_a_store_that_is_not_there_is_not_made():
+    """
+    The path may be mistyped, and nobody would ever take the labels from there.
+    """
+    write("a.csv", "id,label\n1,true\n")
+
+    code, output, error = program("a.csv")
+
+    assert (1, "") == (code, output)
+    assert "There is no SQLite store labels.db yet. Is the path right?" in error
+    assert not Path("labels.db").exists()
+
+
 def test_the_program_feeds_a_store_once():
     """
     A real one: the second run hands nothing over, a corrected label it does; no bar where there is no terminal.
     """
+    a_service_has_made_the_store()
     write("a.csv", "id,label,time\n1,true,2026-01-01T00:00:00Z\n2,0.5,\n3,cat,\n4,,\n")
     write("b.jsonl", jsonl({"id": 5, "label": ["a", "b"]}, {"id": 6, "label": {"a": 3.0}}, {"id": None, "label": 1}))
     parquet("c.parquet", id=[7, 8], label=["x", "y"])
@@ -831,6 +850,7 @@ def test_a_terminal_gets_a_bar_with_rows_speed_and_time_left():
     """
     import pty
 
+    a_service_has_made_the_store()
     write("a.csv", "id,label\n" + "".join(f"{number},x\n" for number in range(30_000)))
     ours, theirs = pty.openpty()
     command = [*PROGRAM, "a.csv", "--store", STORE, "--model", "fraud", "--version", "7"]
@@ -857,6 +877,7 @@ def test_without_the_extra_the_command_line_names_it(module, extra):
     """
     One line and an exit code, no traceback.
     """
+    a_service_has_made_the_store()
     parquet("a.parquet", id=[1], label=["x"])
     arguments = ["labels", "a.parquet", "--model", "fraud", "--store"]
     arguments.append("redis://127.0.0.1:1" if module == "redis" else STORE)

@@ -13,7 +13,7 @@ from typing import Any
 
 from otel_model_metrics.ground_truth.background import LeftLabel, StoreError
 from otel_model_metrics.ground_truth.ids import id_text
-from otel_model_metrics.ground_truth.stores import connector
+from otel_model_metrics.ground_truth.stores import connector, sqlite_path
 
 
 class Inbox:
@@ -76,7 +76,8 @@ class Inbox:
             versions = self._backend.versions(model) if version is None else [version]
             if not versions:
                 raise LookupError(
-                    f"The store has not met a model {model!r} yet. Name its version, or start its service first."
+                    f"The store has not met a model {model!r} yet. Is it the right store? Name the model's version, "
+                    "or let its service record something first."
                 )
             new = self._backend.leave(model, versions, left, timed) if left else 0
         except StoreError as error:
@@ -101,7 +102,10 @@ def open_inbox(store: str) -> Inbox:
     """
     if store == "memory":
         raise ValueError("A store in memory cannot be reached from another process; use sqlite:/// or redis://.")
-    connect, _, _ = connector(store)
+    connect, name, _ = connector(store)
+    path = sqlite_path(store)
+    if path is not None and not path.exists():
+        raise OSError(f"There is no {name} yet. Is the path right? The service makes it when it is used first.")
     try:
         return Inbox(connect())
     except StoreError as error:

@@ -88,7 +88,8 @@ def connector(store: str) -> tuple[Callable[[], Any], str, dict[str, float]]:
         if synchronous not in _SYNCHRONOUS:
             raise ValueError(f"synchronous must be one of {', '.join(_SYNCHRONOUS)}, got {synchronous!r}.")
         _refuse_unknown(given, (*_SETTINGS, "synchronous"))
-        absolute = Path(path).absolute()
+        absolute = sqlite_path(store)
+        assert absolute is not None
         return lambda: SqliteBackend(absolute, synchronous), f"SQLite store {path}", settings
     if parts.scheme in ("redis", "rediss", "redis+unix", "unix"):
         query = "&".join(f"{name}={value}" for name, value in given.items())
@@ -97,6 +98,12 @@ def connector(store: str) -> tuple[Callable[[], Any], str, dict[str, float]]:
         return lambda: RedisBackend(*client), f"Redis store {where}{f':{parts.port}' if parts.port else ''}", settings
     shown = urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))  # without a password
     raise ValueError(f"{_EXPECTED}, got {shown!r}.")
+
+
+def sqlite_path(store: str) -> Path | None:
+    """The file of a SQLite store; None for another one."""
+    parts = urlsplit(store)
+    return Path(unquote(parts.path)[1:]).absolute() if parts.scheme == "sqlite" else None
 
 
 def _number(name: str, text: str, default: float) -> float:
