@@ -218,13 +218,15 @@ def stores() -> list[Line]:
     lines = []
     with tempfile.TemporaryDirectory() as folder:
         name = f"{folder}/labels.db"
-        ours = best_of(lambda turn: through_store(f"sqlite:///{name}", turn))
-        theirs = best_of(lambda turn: plain_sqlite(Path(folder) / "plain.db", turn))
+        plain = Path(folder) / "plain.db"
+        ours, theirs = best_of(
+            lambda turn: through_store(f"sqlite:///{name}", turn), lambda turn: plain_sqlite(plain, turn)
+        )
         lines.append(against("prediction and late label, SQLite", ours, "two upserts with `sqlite3`", theirs, 0.5))
         try:
             with backends.redis_server(Path(folder)) as server:
-                ours = best_of(lambda turn: through_store(server.url, turn))
-                theirs = best_of(lambda turn: plain_redis(server.url, turn))
+                url = server.url
+                ours, theirs = best_of(lambda turn: through_store(url, turn), lambda turn: plain_redis(url, turn))
             what = "two upserts with `redis-py`, pipelined"
             lines.append(against("prediction and late label, Redis", ours, what, theirs, 0.5))
         except pytest.skip.Exception as reason:
@@ -232,10 +234,14 @@ def stores() -> list[Line]:
     return lines
 
 
-def best_of(run: Callable[[int], float], turns: int = 3) -> float:
-    """Nanoseconds a row, the best of several runs, which are told apart by their number."""
-    gc.collect()
-    return min(run(turn) for turn in range(turns)) / STORED * 1e9
+def best_of(*runs: Callable[[int], float], turns: int = 4) -> list[float]:
+    """Nanoseconds a row of each, the best of several runs, which take turns and are told apart by their number."""
+    seconds: list[list[float]] = [[] for _ in runs]
+    for turn in range(turns):
+        for taken, run in zip(seconds, runs, strict=True):
+            gc.collect()
+            taken.append(run(turn))
+    return [min(taken) / STORED * 1e9 for taken in seconds]
 
 
 def rows_of(turn: int) -> tuple[list[str], list[bool], list[float], list[str]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import os
+import sqlite3
 import sys
 import time
 import uuid
@@ -713,6 +714,31 @@ def test_a_label_is_corrected_in_a_forked_child_too(make):
     assert b"0.0" == os.read(reader, 100)
     os.close(reader)
     os.close(writer)
+
+
+@only("sqlite")
+def test_a_busy_service_does_not_starve_the_thread_that_writes(open_monitor, monkeypatch):
+    """
+    With each statement it gives Python's lock away, and waits 5 ms to get it back; so there must be few of them.
+    """
+    statements: list[str] = []
+    connect = sqlite3.connect
+
+    def traced(*arguments: Any, **options: Any) -> sqlite3.Connection:
+        connection = connect(*arguments, **options)
+        connection.set_trace_callback(statements.append)
+        return connection
+
+    monkeypatch.setattr(sqlite3, "connect", traced)
+    monitor = open_monitor()
+    ids = [str(number) for number in range(5000)]
+
+    monitor.record_prediction_batch(ids, [True] * len(ids), segments={"n": [number % 50 for number in range(len(ids))]})
+    assert monitor.flush()
+    assert {MATCHED: len(ids)} == monitor.record_label_batch(ids, [True] * len(ids), wait=10)
+    assert monitor.flush()
+
+    assert 10 < len(statements) < 400
 
 
 # Labels that are left in a store

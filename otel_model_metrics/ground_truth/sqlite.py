@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import json
 import logging
 import os
 import sqlite3
@@ -56,11 +57,6 @@ CREATE TABLE IF NOT EXISTS due (
 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS inbox_left ON inbox (scope) WHERE taken <> 1;
 """
-_UPSERT_COHORT = """
-INSERT INTO cohorts VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET
-    predicted = predicted + excluded.predicted, labelled = labelled + excluded.labelled,
-    lost = lost + excluded.lost, first = min(first, excluded.first)
-"""
 # The same label once more has no effect, unless it is said to be of a later time.
 _LEAVE = """
 INSERT INTO inbox VALUES (?1, ?2, ?3, ?4, 0) ON CONFLICT DO UPDATE SET
@@ -72,7 +68,13 @@ _BUSY_SECONDS = 5.0
 _SWEPT_AT_ONCE = 5000
 _SWEPT_IN_ALL = 100_000
 _LEFT_FOR = 90 * 86_400.0
-_READ_AT_ONCE = 900  # the most values an expression could have before SQLite 3.32 was 999
+# The most values that a statement may have; it was 999 before SQLite 3.32.
+_VALUES_AT_ONCE = 5000 if sqlite3.sqlite_version_info >= (3, 32) else 900
+_OVERWRITE = "ON CONFLICT (scope, id) DO UPDATE SET content = excluded.content, until = excluded.until"
+_ADD = """
+ON CONFLICT DO UPDATE SET predicted = predicted + excluded.predicted, labelled = labelled + excluded.labelled,
+    lost = lost + excluded.lost, first = min(first, excluded.first)
+"""
 # What SQLite says of a file that is none of its own, or no longer.
 _CORRUPT = ("malformed", "not a database", "corrupt", "unsupported file format")
 
@@ -128,39 +130,36 @@ class SqliteBackend:
         number = self._scope(batch.scope)
         verdict = batch.if_all_new()
         if verdict is None or not self._inserted(number, verdict.written, batch.scope):
-            rows: dict[str, int] = {}
-            entries: dict[str, bytes] = {}
-            for begin in range(0, len(batch.ids), _READ_AT_ONCE):
-                ids = batch.ids[begin : begin + _READ_AT_ONCE]
-                for row, id, content in self._connection.execute(
-                    f"SELECT number, id, content FROM entries WHERE scope = ? AND id IN ({', '.join('?' * len(ids))})",
-                    (number, *ids),
-                ):
-                    rows[id], entries[id] = row, content
-            verdict = batch.decide(entries)
-            changed = {id: content for id, content in verdict.written.items() if id in rows}
-            self._connection.executemany(
-                "UPDATE entries SET content = ?, until = ? WHERE number = ?",
-                zip(changed.values(), _until(changed, batch.scope), map(rows.get, changed), strict=True),
-            )
-            new = {id: content for id, content in verdict.written.items() if id not in rows}
-            self._insert(number, new, batch.scope)
-        width = batch.scope.width
-        self._connection.executemany(
-            _UPSERT_COHORT,
+            verdict = batch.decide(self._entries(number, batch.ids))
+            self._insert(number, verdict.written, batch.scope, _OVERWRITE)
+        width, ends = batch.scope.width, batch.scope.width + 2 * batch.scope.ttl
+        self._insert_rows(
+            "cohorts",
             [
-                (number, width, cohort, segments, *counts, (cohort + 1) * width + 2 * batch.scope.ttl)
+                (number, width, cohort, segments, *counts, cohort * width + ends)
                 for (cohort, segments), counts in verdict.changes.items()
             ],
+            _ADD,
         )
-        self._connection.executemany(
-            "INSERT OR IGNORE INTO due VALUES (?, ?, ?)", [(number, moment, id) for id, moment in verdict.due.items()]
-        )
+        self._insert_rows("due", [(number, moment, id) for id, moment in verdict.due.items()], "ON CONFLICT DO NOTHING")
         return verdict.decisions
 
-    def _insert(self, number: int, entries: dict[str, bytes], scope: Scope) -> None:
-        rows = zip(itertools.repeat(number), entries.keys(), entries.values(), _until(entries, scope), strict=False)
-        self._connection.executemany("INSERT INTO entries (scope, id, content, until) VALUES (?, ?, ?, ?)", rows)
+    def _entries(self, number: int, ids: Sequence[str]) -> dict[str, bytes]:
+        """The entries there are of these ids."""
+        found: list[tuple[str, str]] = []
+        for begin in range(0, len(ids), _VALUES_AT_ONCE):
+            some = ids[begin : begin + _VALUES_AT_ONCE]
+            found += self._rows(
+                "id, hex(content)",
+                f"entries WHERE scope = ? AND id IN ({', '.join('?' * len(some))})",
+                (number, *some),
+            )
+        return {id: bytes.fromhex(content) for id, content in found}
+
+    def _insert(self, number: int, entries: dict[str, bytes], scope: Scope, otherwise: str = "") -> None:
+        remembered = scope.ttl * REMEMBERED
+        rows = [(None, number, id, content, received_at(content) + remembered) for id, content in entries.items()]
+        self._insert_rows("entries", rows, otherwise)
 
     def _inserted(self, number: int, entries: dict[str, bytes], scope: Scope) -> bool:
         """Write entries if none of their ids is there; returns whether it was so."""
@@ -176,28 +175,49 @@ class SqliteBackend:
                 run("RELEASE new")
         return True
 
+    # Python gives up its lock at every step of a statement, and gets it back after 5 ms if the service is busy: 200
+    # rows a second. So what is done for many rows must be one step, not one for each.
+
+    def _insert_rows(self, table: str, rows: Sequence[tuple[Any, ...]], otherwise: str = "") -> None:
+        if not rows:
+            return
+        places = f"({', '.join('?' * len(rows[0]))})"
+        at_once = _VALUES_AT_ONCE // len(rows[0])
+        for begin in range(0, len(rows), at_once):
+            some = rows[begin : begin + at_once]
+            self._connection.execute(
+                f"INSERT INTO {table} VALUES {', '.join([places] * len(some))} {otherwise}",
+                list(itertools.chain.from_iterable(some)),
+            )
+
+    def _rows(self, columns: str, rest: str, values: tuple[Any, ...]) -> Any:
+        """All rows of a query, as one. Blobs must be read as ``hex(...)``; of real numbers 15 digits come back."""
+        found = self._connection.execute(f"SELECT json_group_array(json_array({columns})) FROM {rest}", values)
+        return json.loads(found.fetchone()[0])
+
     def cells(self, scope: Scope) -> list[Cell]:
         """The cohorts of a model and version."""
         with self._faults():
-            return list(map(Cell._make, self._cells(self._scope(scope), scope.width)))
+            return self._cells(self._scope(scope), scope.width)
 
-    def _cells(self, number: int, width: float) -> Any:
-        return self._connection.execute(
-            "SELECT cohort, segments, predicted, labelled, lost, first FROM cohorts WHERE scope = ? AND width = ?",
+    def _cells(self, number: int, width: float) -> list[Cell]:
+        found = self._rows(
+            "cohort, hex(segments), predicted, labelled, lost, first",
+            "cohorts WHERE scope = ? AND width = ?",
             (number, width),
         )
+        return [Cell(cohort, bytes.fromhex(segments), *counts) for cohort, segments, *counts in found]
 
     def sweep(self, scope: Scope, now: float) -> tuple[int, int]:
         """Forget what is too old."""
         with self._faults(), self._transaction():
             number, width = self._scope(scope), scope.width
-            ended = [
-                cell for cell in map(Cell._make, self._cells(number, width)) if over(cell.cohort, width, scope.ttl, now)
-            ]
-            self._connection.executemany(
-                "DELETE FROM cohorts WHERE scope = ? AND width = ? AND cohort = ? AND segments = ?",
-                [(number, width, cell.cohort, cell.segments) for cell in ended],
-            )
+            ended = [cell for cell in self._cells(number, width) if over(cell.cohort, width, scope.ttl, now)]
+            if ended:
+                self._connection.execute(
+                    "DELETE FROM cohorts WHERE scope = ? AND width = ? AND cohort <= ?",
+                    (number, width, max(cell.cohort for cell in ended)),
+                )
             run = self._connection.execute
             run("DELETE FROM inbox WHERE scope = ? AND time < ?", (number, now - scope.ttl * REMEMBERED))
             # What nobody has a monitor for any more goes, too.
@@ -228,56 +248,46 @@ class SqliteBackend:
         with self._faults():
             self._check_place()
             number = self._scope(scope)
-            if not self._due(number, now, 1):  # as nearly always, and a transaction would keep others waiting
+            waiting = "due WHERE scope = ? AND moment <= ?"
+            if not self._any(waiting, (number, now)):  # as nearly always, and a transaction would keep others waiting
                 return []
             with self._transaction():
-                found = self._due(number, now, most)
-                self._connection.executemany("DELETE FROM due WHERE scope = ? AND moment = ? AND id = ?", found)
-                entries = []
-                for _, _, id in found:
-                    content = self._connection.execute(
-                        "SELECT content FROM entries WHERE scope = ? AND id = ?", (number, id)
-                    ).fetchone()
-                    if content is not None:
-                        entries.append(unpack(content[0]))
-            return entries
-
-    def _due(self, number: int, now: float, most: int) -> list[tuple[int, float, str]]:
-        return self._connection.execute(
-            "SELECT scope, moment, id FROM due WHERE scope = ? AND moment <= ? ORDER BY moment LIMIT ?",
-            (number, now, most),
-        ).fetchall()
+                rows = self._rows("id", f"(SELECT id FROM {waiting} ORDER BY moment LIMIT ?)", (number, now, most))
+                ids = [id for (id,) in rows]
+                self._connection.execute(
+                    f"DELETE FROM {waiting} AND id IN (SELECT value FROM json_each(?))", (number, now, json.dumps(ids))
+                )
+                entries = self._entries(number, ids)
+            return [unpack(content) for content in entries.values()]
 
     def inbox(self, scope: Scope, most: int) -> list[LeftLabel]:
         """Labels left for a model and version, which no other process takes meanwhile."""
         with self._faults():
             self._check_place()
             number, now = self._scope(scope), time.time()
-            if not self._left(number, now, 1):  # as nearly always, and a transaction would keep others waiting
+            left = "inbox WHERE scope = ? AND taken <> 1 AND taken < ?"
+            if not self._any(left, (number, now)):
                 return []
             with self._transaction():
-                found = self._left(number, now, most)
-                self._connection.executemany(
-                    "UPDATE inbox SET taken = ? WHERE scope = ? AND id = ? AND value = ?",
-                    [(now + TAKEN_SECONDS, number, left.id, left.value) for left in found],
-                )
-            return found
-
-    def _left(self, number: int, now: float, most: int) -> list[LeftLabel]:
-        found = self._connection.execute(
-            "SELECT id, time, value FROM inbox WHERE scope = ? AND taken <> 1 AND taken < ? LIMIT ?",
-            (number, now, most),
-        )
-        return list(map(LeftLabel._make, found))
+                found = self._rows("id, time, value", f"(SELECT * FROM {left} LIMIT ?)", (number, now, most))
+                labels = [LeftLabel(*one) for one in found]
+                self._mark(number, labels, now + TAKEN_SECONDS)
+            return labels
 
     def taken(self, scope: Scope, labels: Sequence[LeftLabel]) -> None:
         """These have been decided. They stay, to be known when they are left again."""
         with self._faults(), self._transaction():
-            number = self._scope(scope)
-            self._connection.executemany(
-                "UPDATE inbox SET taken = 1 WHERE scope = ? AND id = ? AND value = ?",
-                [(number, left.id, left.value) for left in labels],
-            )
+            self._mark(self._scope(scope), labels, 1.0)
+
+    def _mark(self, number: int, labels: Sequence[LeftLabel], taken: float) -> None:
+        self._connection.execute(
+            "UPDATE inbox SET taken = ? WHERE scope = ? AND (id, value) IN "
+            "(SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]') FROM json_each(?))",
+            (taken, number, json.dumps([(left.id, left.value) for left in labels])),
+        )
+
+    def _any(self, rest: str, values: tuple[Any, ...]) -> bool:
+        return self._connection.execute(f"SELECT 1 FROM {rest} LIMIT 1", values).fetchone() is not None
 
     def knows(self, scope: Scope, id: str) -> bool:
         """Whether there is a prediction of this id."""
@@ -397,12 +407,6 @@ class SqliteBackend:
                 problem,
                 aside,
             )
-
-
-def _until(entries: dict[str, bytes], scope: Scope) -> Iterator[float]:
-    """Until when each entry is remembered."""
-    remembered = scope.ttl * REMEMBERED
-    return (received_at(content) + remembered for content in entries.values())
 
 
 def _identity(path: Path) -> tuple[int, int] | None:
