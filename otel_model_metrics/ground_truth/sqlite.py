@@ -63,6 +63,8 @@ INSERT INTO inbox VALUES (?1, ?2, ?3, ?4, 0) ON CONFLICT DO UPDATE SET
     time = excluded.time, taken = 0 WHERE ?5 AND excluded.time > time
 """
 _BUSY_SECONDS = 5.0
+_CACHE_KIB = 16_384
+_CHECKPOINT_PAGES = 4_000  # of four KiB each
 # A sweep looks at so many entries, in as many transactions as keep others waiting for milliseconds only, and goes on
 # next time where it ended.
 _SWEPT_AT_ONCE = 5000
@@ -112,6 +114,9 @@ class SqliteBackend:
                 if run("PRAGMA journal_mode = WAL").fetchone()[0] != "wal":
                     raise StoreError(f"{path} cannot be written in WAL mode; it needs a local disk")
                 run(f"PRAGMA synchronous = {synchronous}")
+                # Ids are looked up all over the file; with SQLite's own two megabytes it is read again and again.
+                run(f"PRAGMA cache_size = -{_CACHE_KIB}")
+                run(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT_PAGES}")
                 self._connection.executescript(_SCHEMA)
             except BaseException:
                 self._connection.close()
