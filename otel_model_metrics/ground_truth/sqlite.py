@@ -163,8 +163,8 @@ class SqliteBackend:
 
     def _insert(self, number: int, entries: dict[str, bytes], scope: Scope, otherwise: str = "") -> None:
         remembered = scope.ttl * REMEMBERED
-        rows = [(None, number, id, content, received_at(content) + remembered) for id, content in entries.items()]
-        self._insert_rows("entries", rows, otherwise)
+        rows = [(id, content, received_at(content) + remembered) for id, content in entries.items()]
+        self._insert_rows("entries (scope, id, content, until)", rows, otherwise, f"{number}, ")
 
     def _inserted(self, number: int, entries: dict[str, bytes], scope: Scope) -> bool:
         """Write entries if none of their ids is there; returns whether it was so."""
@@ -183,10 +183,11 @@ class SqliteBackend:
     # Python gives up its lock at every step of a statement, and gets it back after 5 ms if the service is busy: 200
     # rows a second. So what is done for many rows must be one step, not one for each.
 
-    def _insert_rows(self, table: str, rows: Sequence[tuple[Any, ...]], otherwise: str = "") -> None:
+    def _insert_rows(self, table: str, rows: Sequence[tuple[Any, ...]], otherwise: str = "", same: str = "") -> None:
+        """Insert rows, which `same` may give values that are the same in all."""
         if not rows:
             return
-        places = f"({', '.join('?' * len(rows[0]))})"
+        places = f"({same}{', '.join('?' * len(rows[0]))})"
         at_once = _VALUES_AT_ONCE // len(rows[0])
         for begin in range(0, len(rows), at_once):
             some = rows[begin : begin + at_once]
