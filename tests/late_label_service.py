@@ -5,7 +5,7 @@ Every answer says in X-Worker which process gave it, so that a test can send a l
 prediction. It may also say to flush, which a real service does not need: then what was handed over has been written to
 the store, decided, and exported.
 
-    STORE=sqlite:////tmp/labels.db gunicorn --preload "late_label_service:Service()"
+    STORE=sqlite:///labels.db gunicorn --preload "late_label_service:Service()"
 """
 
 from __future__ import annotations
