@@ -258,7 +258,7 @@ def test_the_query_of_the_readme_gives_the_accuracy_of_the_fleet(story, name):
     """
     As it stands there, over an hour.
     """
-    (query,) = re.findall(r"```promql\n(.*?)```", README.read_text(), re.S)
+    (query,) = (one for one in re.findall(r"```promql\n(.*?)```", README.read_text(), re.S) if "outcomes" in one)
 
     accuracy = np.mean([row.predicted == row.label for row in story.rows])
 
