@@ -40,8 +40,8 @@ class MemoryLedger:
         counted: Told of evictions, and of what is over.
         clock: Seconds since 1970.
 
-    Cost: about a microsecond and a half for a prediction and its label; below 250 bytes for each of a million, its id
-    of 36 characters included.
+    Cost: a few dictionary operations; below 250 bytes for each of a million predictions, their ids of 36 characters
+        included.
     """
 
     immediate = True
