@@ -444,8 +444,8 @@ class BinaryMonitor(Monitor):
         because of data, and never waits for disk or network. Of the request nothing is kept but the id, the time, the
         segments and the prediction with its score, nine bytes.
 
-        Cost: about half of one OpenTelemetry `Counter.add`; with a store outside this process its thread takes more than
-            that again.
+        Cost: about half of one OpenTelemetry `Counter.add`; with a store outside this process its thread takes
+            more than that again.
         """
         self._joining.predict(id, prediction, score, segments, timestamp)
 
@@ -607,8 +607,8 @@ class MulticlassMonitor(Monitor):
         because of data, and never waits for disk or network. Of the request nothing is kept but the id, the time, the
         segments and the class with the probabilities, eight bytes each.
 
-        Cost: about half of one OpenTelemetry `Counter.add`; with a store outside this process its thread takes more than
-            that again.
+        Cost: about half of one OpenTelemetry `Counter.add`; with a store outside this process its thread takes
+            more than that again.
         """
         self._joining.predict(id, prediction, score, segments, timestamp)
 
