@@ -35,7 +35,7 @@ bench: ## Measure what the library costs (ARGS="--help" lists the options)
 docs: ## Rebuild the generated parts of the repository
 	@.ci/venv.sh dev
 	@.venv/bin/python -m otel_model_metrics docs
-	@.venv/bin/otel-model-metrics rules --out grafana/prometheus
+	@.venv/bin/otel-model-metrics grafana --out grafana
 
 clean: ## Remove everything that is not in git: .venv, .cache, caches, builds
 	@rm -rf .venv .cache .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 # Modules of the optional dependencies, and the extra that installs them.
 _EXTRAS = {
     "click": "demo",
+    "grafana_foundation_sdk": "grafana",
     "promql_parser": "rules",
     "pyarrow": "batch",
     "redis": "redis",
@@ -21,8 +22,8 @@ _EXTRAS = {
 }
 
 # Commands that share modules with others, and the extra that installs those for them.
-_SHARED = {"click", "rich"}
-_OWN = {"rules": "rules", "check": "rules", "labels": "batch"}
+_SHARED = {"click", "promql_parser", "rich", "yaml"}
+_OWN = {"rules": "rules", "check": "rules", "grafana": "grafana", "labels": "batch"}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -43,6 +44,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         extra = _EXTRAS[module]
         if module in _SHARED:
             extra = next((_OWN[word] for word in arguments or sys.argv[1:] if word in _OWN), extra)
+        if extra == "grafana" and sys.version_info < (3, 11):
+            print("otel-model-metrics: this command needs Python 3.11 or newer.", file=sys.stderr)
+            sys.exit(1)
         print(
             f"otel-model-metrics: {module} is not installed, which this command needs. "
             f'Install the extra {extra}: pip install "otel-model-metrics[{extra}]"',

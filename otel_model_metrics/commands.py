@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -61,6 +62,22 @@ _naming = click.option(
     help="How metrics come to Prometheus: over OTLP, or scraped from the Python exporter. Our names are the same.",
 )
 _namespace = click.option("--namespace", default="", help="What your Collector or exporter puts in front of names.")
+_min_rows = click.option(
+    "--min-rows",
+    default=100,
+    show_default=True,
+    help="No alert on quality below so many labelled rows in the window.",
+)
+_by = click.option(
+    "--by",
+    multiple=True,
+    metavar="LABEL",
+    help="Prometheus label that splits a fleet beside model and version, e.g. deployment_environment_name.",
+)
+_runbooks = click.option(
+    "--runbooks", metavar="URL", default=None, help="Where your copy of runbooks.md is to be read."
+)
+_check = click.option("--check", is_flag=True, help="Write nothing; say what is missing or stale, and exit with 1.")
 
 
 @group.command()
@@ -80,22 +97,12 @@ _namespace = click.option("--namespace", default="", help="What your Collector o
     help="Compare quality with its objective over this window, e.g. 30m; again for more. The shortest one is "
     "critical, the others warn.",
 )
-@click.option(
-    "--min-rows",
-    default=100,
-    show_default=True,
-    help="No alert on quality below so many labelled rows in the window.",
-)
+@_min_rows
 @_naming
 @_namespace
-@click.option(
-    "--by",
-    multiple=True,
-    metavar="LABEL",
-    help="Prometheus label that splits a fleet beside model and version, e.g. deployment_environment_name.",
-)
-@click.option("--runbooks", metavar="URL", default=None, help="Where your copy of runbooks.md is to be read.")
-@click.option("--check", is_flag=True, help="Write nothing; say what is missing or stale, and exit with 1.")
+@_by
+@_runbooks
+@_check
 def rules(
     out: Path,
     windows: tuple[str, ...],
@@ -113,11 +120,88 @@ def rules(
 
     where = {"runbooks": runbooks} if runbooks else {}
     settings = _settings(windows=windows, min_rows=min_rows, naming=naming, namespace=namespace, by=by, **where)
-    changed = documents.stale(out, settings) if check else documents.write(out, settings)
-    for name in documents.FILES:
-        same, different = ("up to date", "stale") if check else ("up to date", "written")
-        click.echo(f"{out / name}: {different if out / name in changed else same}")
+    _write_or_check(out, settings, documents.FILES, check)
+
+
+def _write_or_check(out: Path, choice: Any, files: Mapping[str, Callable[[Any], str]], check: bool) -> None:
+    """Write files, or say which of them are stale, and exit."""
+    from otel_model_metrics.provisioning import documents
+
+    changed = (documents.stale if check else documents.write)(out, choice, files)
+    for name in files:
+        click.echo(f"{out / name}: {('stale' if check else 'written') if out / name in changed else 'up to date'}")
     sys.exit(1 if check and changed else 0)
+
+
+@group.command()
+@click.option(
+    "--out",
+    type=click.Path(file_okay=False, path_type=Path),
+    default="grafana",
+    show_default=True,
+    help="Folder for all files, those of `rules` among them.",
+)
+@click.option(
+    "--datasource", metavar="UID", default="prometheus", show_default=True, help="Uid of the data source in Grafana."
+)
+@click.option(
+    "--datasource-url",
+    metavar="URL",
+    default="http://prometheus:9090",
+    show_default=True,
+    help="Where Grafana finds it, if it does not know it yet.",
+)
+@click.option("--interval", default="60s", show_default=True, help="How often your processes export.")
+@click.option(
+    "--folder", metavar="TITLE", default="ML model quality", show_default=True, help="Folder for dashboards and alerts."
+)
+@click.option("--folder-uid", metavar="UID", default="ml-model-quality", show_default=True, help="Its uid.")
+@click.option(
+    "--models", metavar="REGEX", default="", help="Only models whose whole name matches, e.g. 'fraud|churn-.*'."
+)
+@click.option(
+    "--window", default="1h", show_default=True, help="Over which dashboards show quality before another one is chosen."
+)
+@click.option(
+    "--alert-window",
+    "windows",
+    multiple=True,
+    default=("1h", "6h"),
+    show_default=True,
+    help="Compare quality with its objective over this window, e.g. 30m; again for more. The shortest one is "
+    "critical, the others warn.",
+)
+@_min_rows
+@_naming
+@_namespace
+@_by
+@_runbooks
+@_check
+def grafana(
+    out: Path,
+    models: str,
+    check: bool,
+    runbooks: str | None,
+    windows: tuple[str, ...],
+    min_rows: int,
+    naming: Any,
+    namespace: str,
+    by: tuple[str, ...],
+    **chosen: str,
+) -> None:
+    """
+    Write dashboards and alerts for Grafana, with what provisions them, and the rules for Prometheus.
+    """
+    from otel_model_metrics.provisioning import grafana as made
+    from otel_model_metrics.provisioning.choice import Choice
+
+    where = {"runbooks": runbooks} if runbooks else {}
+    settings = _settings(windows=windows, min_rows=min_rows, naming=naming, namespace=namespace, by=by, **where)
+    try:
+        choice = Choice(settings, models=models, **chosen)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
+    _write_or_check(out, choice, made.FILES, check)
 
 
 @group.command()

@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import time
+import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Iterable, Iterator, Sequence
@@ -67,10 +68,27 @@ class Store:
     def __init__(self, url: str) -> None:
         self.url = url
 
-    def query(self, expression: str) -> list[tuple[dict[str, str], float]]:
-        """Prometheus labels and value of each series."""
-        answer = json.loads(get(f"{self.url}/api/v1/query", query=expression))
-        return [(series["metric"], float(series["value"][1])) for series in answer["data"]["result"]]
+    def query(self, expression: str, time: float | None = None) -> list[tuple[dict[str, str], float]]:
+        """Prometheus labels and value of each series, now or at a time (seconds since 1970)."""
+        at = {} if time is None else {"time": f"{time:.3f}"}
+        return [(one["metric"], float(one["value"][1])) for one in self._ask("query", query=expression, **at)]
+
+    def range(
+        self, expression: str, start: float, end: float, step: float
+    ) -> list[tuple[dict[str, str], list[tuple[float, float]]]]:
+        """Prometheus labels of each series, and its times and values; `step` is in seconds."""
+        found = self._ask("query_range", query=expression, start=f"{start:.3f}", end=f"{end:.3f}", step=f"{step:.3f}")
+        return [(one["metric"], [(float(at), float(value)) for at, value in one["values"]]) for one in found]
+
+    def _ask(self, what: str, **parameters: str) -> list[dict[str, Any]]:
+        """By POST, for a query may be longer than a URL."""
+        content = urllib.parse.urlencode(parameters).encode()
+        try:
+            with urllib.request.urlopen(f"{self.url}/api/v1/{what}", data=content, timeout=30) as answer:
+                result: list[dict[str, Any]] = json.load(answer)["data"]["result"]
+                return result
+        except urllib.error.HTTPError as error:
+            raise OSError(f"{error}: {error.read().decode()}\n{parameters['query']}") from error
 
     def number(self, expression: str) -> float:
         """The only value of a query, waited for."""

@@ -63,6 +63,7 @@ LINGERING = "30m"
 MISSED = 20
 PREDICTION_WINDOWS, LABEL_WINDOWS = ("5m", "1h"), ("1h",)
 
+REASON = prometheus_label(catalog.REJECT_REASON)
 REJECTED_SHARE, REJECTED_ROWS = 0.01, 10
 OVERFLOW_SHARE = 0.05
 
@@ -105,9 +106,14 @@ class Alert:
             "annotations": {
                 "summary": self.summary,
                 "description": self.description,
-                "runbook_url": f"{runbooks}#{self.name.lower()}",
+                "runbook_url": runbook_url(runbooks, self.name),
             },
         }
+
+
+def runbook_url(runbooks: str, alert: str) -> str:
+    """Where to read what to do about an alert."""
+    return f"{runbooks}#{alert.lower()}"
 
 
 def alert_groups(settings: Settings) -> list[Group]:
@@ -120,6 +126,15 @@ def alert_groups(settings: Settings) -> list[Group]:
         }
         for name, families in FAMILIES.items()
     ]
+
+
+@dataclass(frozen=True)
+class Sides:
+    """One side of a comparison: a value and its 95 % bounds."""
+
+    value: Expression
+    lower: Expression
+    upper: Expression
 
 
 # Quality and its objective
@@ -135,7 +150,7 @@ def quality_below_objective(settings: Settings) -> Iterator[Alert]:
             objective = messages.objective(metric, settings)
             yield Alert(
                 "ModelQualityBelowObjective",
-                _all(value, missed, _enough_rows(window, settings)),
+                all_of(value, missed, _enough_rows(window, settings)),
                 "15m" if place else "5m",
                 "warning" if place else "critical",
                 f"{name} of {model} is {messages.value(metric)} over {window}, its objective is {objective}",
@@ -149,20 +164,24 @@ def quality_below_objective(settings: Settings) -> Iterator[Alert]:
 
 def _missed(metric: MetricDefinition, window: str, settings: Settings) -> Expression:
     objective = settings.objective(metric)
-    value, lower, upper = (_of_version(metric, suffix, window, settings) for suffix in ("", *catalog.BOUNDS))
-    too_low = compare(value + STRICTNESS * (upper - value), "<", objective)
-    too_high = compare(value - STRICTNESS * (value - lower), ">", objective)
+    low, high = strict(Sides(*(_of_version(metric, suffix, window, settings) for suffix in ("", *catalog.BOUNDS))))
+    too_low, too_high = compare(high, "<", objective), compare(low, ">", objective)
     if metric.better == "zero":  # a bias, to either side
-        return too_high.or_else(compare(value + STRICTNESS * (upper - value), "<", objective * -1))
+        return too_high.or_else(compare(high, "<", objective * -1))
     return too_low if metric.better == "higher" else too_high
+
+
+def strict(sides: Sides) -> tuple[Expression, Expression]:
+    """The bounds of the 99.9 % interval."""
+    return (
+        sides.value - STRICTNESS * (sides.value - sides.lower),
+        sides.value + STRICTNESS * (sides.upper - sides.value),
+    )
 
 
 def objective_missed_everywhere(settings: Settings) -> Iterator[Alert]:
     """For metrics whose value or bounds are not known of the fleet: even the best process misses the objective."""
-    bounded = {metric.name for metric in bounded_metrics()}
-    for metric in catalog.METRICS:
-        if metric.name in bounded or metric.better not in ("higher", "lower"):
-            continue
+    for metric in unbounded_metrics():
         objective = settings.objective(metric)
         best, sign = ("max", "<") if metric.better == "higher" else ("min", ">")
         gauge = settings.lately(selector(settings.gauge(metric.name, metric.unit), NOT_A_PART))
@@ -181,7 +200,7 @@ def objective_missed_everywhere(settings: Settings) -> Iterator[Alert]:
         )
         yield Alert(
             "ModelObjectiveMissedEverywhere",
-            _all(compare(value, sign, objective), compare(rows, ">=", settings.min_rows)),
+            all_of(compare(value, sign, objective), compare(rows, ">=", settings.min_rows)),
             "30m",
             "warning",
             f"{name} of {model} is {messages.value(metric)} at best, its objective is {level}",
@@ -192,7 +211,7 @@ def objective_missed_everywhere(settings: Settings) -> Iterator[Alert]:
 
 
 @dataclass(frozen=True)
-class _Burn:
+class Burn:
     """A speed at which an error budget is used up, judged over two windows: the short one says that it goes on."""
 
     name: str
@@ -203,15 +222,15 @@ class _Burn:
     severity: Severity
 
 
-_BURNS = (
-    _Burn("ModelErrorBudgetFastBurn", FAST_BURN, FAST_SHARE, ("1h", "5m"), "2m", "critical"),
-    _Burn("ModelErrorBudgetSlowBurn", SLOW_BURN, SLOW_SHARE, ("6h", "1h"), "15m", "warning"),
+BURNS = (
+    Burn("ModelErrorBudgetFastBurn", FAST_BURN, FAST_SHARE, ("1h", "5m"), "2m", "critical"),
+    Burn("ModelErrorBudgetSlowBurn", SLOW_BURN, SLOW_SHARE, ("6h", "1h"), "15m", "warning"),
 )
 
 
 def error_budget_burns(settings: Settings) -> Iterator[Alert]:
     """Errors come so fast that those which the objective allows for a month are used up in days."""
-    for burn in _BURNS:
+    for burn in BURNS:
         long, short = burn.windows
         for metric in bounded_metrics():
             if not metric.events:
@@ -222,7 +241,7 @@ def error_budget_burns(settings: Settings) -> Iterator[Alert]:
             allowed, speed = messages.objective(metric, settings), messages.burn(metric, long, settings)
             yield Alert(
                 burn.name,
-                _all(
+                all_of(
                     _of_version(metric, "", long, settings),
                     compare(_of_version(metric, catalog.UPPER, long, settings), "<", level),
                     compare(_of_version(metric, "", short, settings), "<", level),
@@ -258,8 +277,8 @@ def segment_worse(settings: Settings) -> Iterator[Alert]:
             continue
         worse = _worse(
             metric,
-            _Sides(*(_of_segment(metric, suffix, window, settings) for suffix in ("", *catalog.BOUNDS))),
-            _Sides(*(_of_version(metric, suffix, window, settings) for suffix in ("", *catalog.BOUNDS))),
+            Sides(*(_of_segment(metric, suffix, window, settings) for suffix in ("", *catalog.BOUNDS))),
+            Sides(*(_of_version(metric, suffix, window, settings) for suffix in ("", *catalog.BOUNDS))),
         )
         rows = Expression(_segments("window.rows", window), (*settings.version, TASK, *SEGMENT))
         name, model = messages.metric_name(metric), messages.model(settings)
@@ -267,7 +286,7 @@ def segment_worse(settings: Settings) -> Iterator[Alert]:
         overall = messages.recorded(metric, "", window, settings)
         yield Alert(
             "ModelSegmentWorse",
-            _all(worse, compare(rows, ">=", settings.min_rows), _judged(metric, settings)),
+            all_of(worse, compare(rows, ">=", settings.min_rows), _judged(metric, settings)),
             "15m",
             "warning",
             f"{name} of {model} is {messages.value(metric)} for {segment}, {overall} over all",
@@ -286,7 +305,7 @@ def version_worse(settings: Settings) -> Iterator[Alert]:
     for metric in compared_metrics():
         labels = (*settings.model, *variant_labels(metric))
         values = [_of_version(metric, suffix, window, settings) for suffix in ("", *catalog.BOUNDS)]
-        worse = _worse(metric, _Sides(*values), _Sides(*(_of_replaced(value, settings) for value in values)))
+        worse = _worse(metric, Sides(*values), Sides(*(_of_replaced(value, settings) for value in values)))
         serving = compare(_recorded("window.rows", "1h", (*settings.version, TASK)), ">", 0)
         name, model = messages.metric_name(metric), messages.model(settings)
         query = recorded_name(metric.name, window) + messages.same(labels, **NOT_A_PART)
@@ -295,7 +314,7 @@ def version_worse(settings: Settings) -> Iterator[Alert]:
         old_value = messages.looked_up(query, labels, f"value | {messages.shown_as(metric)}")
         yield Alert(
             "ModelVersionWorse",
-            _all(
+            all_of(
                 worse,
                 Expression(NEWEST, settings.version),
                 _enough_rows(window, settings),
@@ -313,22 +332,13 @@ def version_worse(settings: Settings) -> Iterator[Alert]:
         )
 
 
-@dataclass(frozen=True)
-class _Sides:
-    """One side of a comparison: a value and its bounds."""
-
-    value: Expression
-    lower: Expression
-    upper: Expression
-
-
 def _of_replaced(value: Expression, settings: Settings) -> Expression:
     """The value of the replaced version, without its version: what the other one of the same model is compared with."""
     labels = tuple(label for label in value.labels if label != VERSION)
-    return Expression(f"sum by ({', '.join(labels)}) ({_all(value, Expression(REPLACED, settings.version))})", labels)
+    return Expression(f"sum by ({', '.join(labels)}) ({all_of(value, Expression(REPLACED, settings.version))})", labels)
 
 
-def _worse(metric: MetricDefinition, ours: _Sides, theirs: _Sides) -> Expression:
+def _worse(metric: MetricDefinition, ours: Sides, theirs: Sides) -> Expression:
     """
     Our values where they are worse than theirs, by more than chance and by more than the margin.
 
@@ -338,6 +348,15 @@ def _worse(metric: MetricDefinition, ours: _Sides, theirs: _Sides) -> Expression
     Source: Newcombe (1998), Statistics in Medicine 17, 873-890, method 10, for two proportions; Zou and Donner (2008),
         Statistics in Medicine 27, 1693-1702, for any two values that have intervals.
     """
+    certain, notable = (compare(*sides) for sides in tests_of_worse(metric, ours, theirs))
+    return ours.value.where(certain).where(notable)
+
+
+Comparison = tuple[Expression, Literal["<", ">"], Expression]
+
+
+def tests_of_worse(metric: MetricDefinition, ours: Sides, theirs: Sides) -> tuple[Comparison, Comparison]:
+    """What holds if a difference is certain, and what if it is notable; see `_worse`."""
     if metric.better == "higher":
         gap = theirs.value - ours.value
         least = theirs.value * (1 - MARGIN)
@@ -347,9 +366,8 @@ def _worse(metric: MetricDefinition, ours: _Sides, theirs: _Sides) -> Expression
     else:
         gap, least = ours.value - theirs.value, theirs.value * (1 + MARGIN)
         chance = (ours.value - ours.lower) ** 2 + (theirs.upper - theirs.value) ** 2
-    certain = compare(gap, ">", STRICTNESS * Expression(f"sqrt({chance})", chance.labels))
-    notable = compare(ours.value, "<" if metric.better == "higher" else ">", least)
-    return ours.value.where(certain).where(notable)
+    certain = STRICTNESS * Expression(f"sqrt({chance})", chance.labels)
+    return (gap, ">", certain), (ours.value, "<" if metric.better == "higher" else ">", least)
 
 
 # What comes in
@@ -371,12 +389,12 @@ def predictions_stopped(settings: Settings) -> Iterator[Alert]:
 
 def labels_stopped(settings: Settings) -> Iterator[Alert]:
     """Predictions come, but not their labels: from now on quality is not known."""
-    flowing = compare(_per_model("predictions", "1h", settings), ">=", MISSED)
+    flowing = compare(per_model("predictions", "1h", settings), ">=", MISSED)
     model = messages.model(settings, version=False)
     made = messages.total("predictions", "1h", settings.model, **{SEGMENT[0]: ""})
     yield Alert(
         "ModelLabelsStopped",
-        _all(_stopped("outcomes", LABEL_WINDOWS, settings), flowing),
+        all_of(_stopped("outcomes", LABEL_WINDOWS, settings), flowing),
         "15m",
         "warning",
         f"{model} gets no labels any more",
@@ -394,24 +412,30 @@ def _stopped(what: str, windows: tuple[str, ...], settings: Settings) -> Express
     """
     missing: list[Expression] = []
     for window in windows:
-        average = _per_model(what, "1d", settings) / (seconds("1d") // seconds(window))
-        usual = _per_model(what, window, settings, "1w").or_else(_per_model(what, window, settings, "1d"))
-        came = compare(_per_model(what, window, settings), ">", 0)
-        missing.append(compare(usual.or_else(average), ">=", MISSED).unless(came))
+        came = compare(per_model(what, window, settings), ">", 0)
+        missing.append(compare(usual(what, window, settings), ">=", MISSED).unless(came))
     either = missing[0]
     for other in missing[1:]:
         either = either.or_else(other)
-    lately = _per_model(what, "1d", settings), _per_model(what, "1d", settings, "1d")
-    return either.where(compare(lately[0], ">", 0).or_else(compare(lately[1], ">", 0)))
+    return either.where(lately(what, settings))
+
+
+def usual(what: str, window: str, settings: Settings, models: tuple[str, ...] = ()) -> Expression:
+    """How many usually come within a window; `models` are matchers that select models."""
+    average = per_model(what, "1d", settings, models=models) / (seconds("1d") // seconds(window))
+    week, day = (per_model(what, window, settings, offset, models) for offset in ("1w", "1d"))
+    return week.or_else(day).or_else(average)
+
+
+def lately(what: str, settings: Settings, models: tuple[str, ...] = ()) -> Expression:
+    """The models that got some within two days."""
+    today, yesterday = (compare(per_model(what, "1d", settings, offset, models), ">", 0) for offset in ("", "1d"))
+    return today.or_else(yesterday)
 
 
 def rows_rejected(settings: Settings) -> Iterator[Alert]:
     """A notable share of the rows cannot be used."""
-    reason = prometheus_label(catalog.REJECT_REASON)
-    rejected = Expression(recorded_name("rejected", "1h"), (*settings.version, reason))
-    all_rejected = Expression(f"sum by ({', '.join(settings.version)}) ({rejected})", settings.version)
-    # A model of which every row is rejected may have no predictions at all, not even none.
-    share = rejected / (_per_version("predictions", "1h", settings).or_else(all_rejected * 0) + all_rejected)
+    rejected, share = rejected_rows(settings)
     model = messages.model(settings)
     count = messages.looked_up(
         recorded_name("rejected", "1h") + messages.same(rejected.labels), rejected.labels, messages.COUNT
@@ -421,16 +445,24 @@ def rows_rejected(settings: Settings) -> Iterator[Alert]:
         compare(share, ">", REJECTED_SHARE).where(compare(rejected, ">=", REJECTED_ROWS)),
         "10m",
         "warning",
-        f"{messages.VALUE_AS_SHARE} of the rows of {model} are rejected: {messages.label(reason)}",
-        f"In the last hour {count} rows of {model} could not be used ({messages.label(reason)}); no metric counts "
+        f"{messages.VALUE_AS_SHARE} of the rows of {model} are rejected: {messages.label(REASON)}",
+        f"In the last hour {count} rows of {model} could not be used ({messages.label(REASON)}); no metric counts "
         "them. The log of the service says what came and what was expected.",
     )
 
 
+def rejected_rows(settings: Settings, models: tuple[str, ...] = ()) -> tuple[Expression, Expression]:
+    """Rows rejected within an hour by reason, and their share; `models` are matchers that select models."""
+    rejected = Expression(selector(recorded_name("rejected", "1h"), more=models), (*settings.version, REASON))
+    all_rejected = Expression(f"sum by ({', '.join(settings.version)}) ({rejected})", settings.version)
+    # A model of which every row is rejected may have no predictions at all, not even none.
+    predictions = _per_version("predictions", "1h", settings, models).or_else(all_rejected * 0)
+    return rejected, rejected / (predictions + all_rejected)
+
+
 def segments_overflow(settings: Settings) -> Iterator[Alert]:
     """A notable share of the rows is in the segment of values that are not told apart."""
-    overflowed = Expression(recorded_name("segments.overflowed", "1h"), (*settings.version, SEGMENT[0]))
-    share = overflowed / _per_version("predictions", "1h", settings)
+    overflowed, share = overflowed_rows(settings)
     model, segment = messages.model(settings), messages.label(SEGMENT[0])
     count = messages.looked_up(
         recorded_name("segments.overflowed", "1h") + messages.same(overflowed.labels),
@@ -446,6 +478,13 @@ def segments_overflow(settings: Settings) -> Iterator[Alert]:
         f"In the last hour {count} rows of {model} had a {segment} beyond the first max_segment_values ones, which "
         "are one segment, __other__.",
     )
+
+
+def overflowed_rows(settings: Settings, models: tuple[str, ...] = ()) -> tuple[Expression, Expression]:
+    """Rows within an hour whose segment is not told apart, and their share; `models` select models."""
+    series = selector(recorded_name("segments.overflowed", "1h"), more=models)
+    overflowed = Expression(series, (*settings.version, SEGMENT[0]))
+    return overflowed, overflowed / _per_version("predictions", "1h", settings, models)
 
 
 def writers_share_identity(settings: Settings) -> Iterator[Alert]:
@@ -487,12 +526,18 @@ def bounded_metrics() -> list[MetricDefinition]:
     ]
 
 
+def unbounded_metrics() -> list[MetricDefinition]:
+    """The metrics that an objective may be set for and that have no such bounds, so that each process is looked at."""
+    bounded = {metric.name for metric in bounded_metrics()}
+    return [metric for metric in catalog.METRICS if metric.name not in bounded and metric.better in ("higher", "lower")]
+
+
 def compared_metrics() -> list[MetricDefinition]:
     """The metrics by which segments and versions are compared: more, or less, of them is better."""
     return [metric for metric in bounded_metrics() if metric.better in ("higher", "lower")]
 
 
-def _all(value: Expression, *conditions: Expression) -> Expression:
+def all_of(value: Expression, *conditions: Expression) -> Expression:
     """The series of `value` for which every condition has one too, whatever further labels either has."""
     for condition in conditions:
         value = value.where(condition, on=[label for label in condition.labels if label in value.labels])
@@ -528,14 +573,17 @@ def _judged(metric: MetricDefinition, settings: Settings) -> Expression:
     return Expression(selector(JUDGED, {METRIC: metric.name}), (*settings.version, *variant_labels(metric)))
 
 
-def _per_model(what: str, window: str, settings: Settings, offset: str = "") -> Expression:
-    return _summed(what, window, settings.model, offset)
+def per_model(what: str, window: str, settings: Settings, offset: str = "", models: tuple[str, ...] = ()) -> Expression:
+    """A recorded total for each model; `models` are matchers that select some."""
+    return _summed(what, window, settings.model, offset, models)
 
 
-def _per_version(what: str, window: str, settings: Settings) -> Expression:
-    return _summed(what, window, settings.version)
+def _per_version(what: str, window: str, settings: Settings, models: tuple[str, ...] = ()) -> Expression:
+    return _summed(what, window, settings.version, models=models)
 
 
-def _summed(what: str, window: str, labels: tuple[str, ...], offset: str = "") -> Expression:
-    series = selector(recorded_name(what, window), {SEGMENT[0]: ""})
+def _summed(
+    what: str, window: str, labels: tuple[str, ...], offset: str = "", models: tuple[str, ...] = ()
+) -> Expression:
+    series = selector(recorded_name(what, window), {SEGMENT[0]: ""}, models)
     return Expression(f"sum by ({', '.join(labels)}) ({series}{f' offset {offset}' if offset else ''})", labels)

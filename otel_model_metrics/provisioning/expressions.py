@@ -195,7 +195,7 @@ def _operand(value: Any, binding: int) -> str:
 def matching(one: Iterable[str], other: Iterable[str]) -> str:
     """How series with these Prometheus labels find each other; empty if all labels are the same."""
     ours, theirs = tuple(one), tuple(other)
-    if set(ours) == set(theirs):
+    if set(ours) == set(theirs) or not ours or not theirs:  # a number goes with everything
         return ""
     shared = ", ".join(label for label in ours if label in theirs)
     side = "group_left" if set(ours) > set(theirs) else "group_right"

@@ -158,16 +158,19 @@ class Scope:
         segments: Whether each segment is told apart, beside the model as a whole; else only the latter.
         by: Prometheus labels that split a fleet beside model and version, e.g. ``deployment_environment_name``.
         matchers: Further matchers, as PromQL writes them.
+        versions: Whether versions are told apart; else all versions of a model count together.
     """
 
     segments: bool = False
     by: tuple[str, ...] = ()
     matchers: tuple[str, ...] = ()
+    versions: bool = True
 
     @property
     def labels(self) -> tuple[str, ...]:
         """The Prometheus labels that tell the results apart."""
-        return (MODEL, VERSION, *self.by, *(SEGMENT if self.segments else ()))
+        version = (VERSION,) if self.versions else ()
+        return (MODEL, *version, *self.by, *(SEGMENT if self.segments else ()))
 
     def matched(self, matchers: Mapping[str, str]) -> dict[str, str]:
         """These matchers, and the one that leaves the segments out."""
@@ -197,11 +200,13 @@ class Counters:
     Attributes:
         window: A Prometheus duration, or a variable such as ``$window``.
         naming, namespace: As for `prometheus_name`.
+        offset: How long ago the window ended, as a Prometheus duration; now, if empty.
     """
 
     window: str
     naming: Naming = "otlp"
     namespace: str = ""
+    offset: str = ""
 
     def total(self, name: str, scope: Scope, matchers: Mapping[str, str], by: tuple[str, ...] = ()) -> Expression:
         """The sum over the fleet of one counter's increase."""
@@ -213,7 +218,7 @@ class Counters:
 
     def _increase(self, name: str, scope: Scope, matchers: Mapping[str, str]) -> str:
         chosen = selector(counter_name(name, self.naming, self.namespace), scope.matched(matchers), scope.matchers)
-        return f"increase({chosen}[{self.window}])"
+        return f"increase({chosen}[{self.window}]{f' offset {self.offset}' if self.offset else ''})"
 
 
 @dataclass(frozen=True)
