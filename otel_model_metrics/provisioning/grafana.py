@@ -20,7 +20,7 @@ from otel_model_metrics.provisioning.rules import recording_groups
 _DASHBOARDS = "/var/lib/grafana/dashboards/ml-model-quality"
 _NAME = "ml-model-quality"
 # The image that has Grafana, Prometheus and a Collector in one. Its Grafana is 13.2.
-_LGTM_IMAGE = "grafana/otel-lgtm:0.29.0"
+_LGTM_IMAGE = "grafana/otel-lgtm:0.34.0"
 _LGTM = "/otel-lgtm"
 
 

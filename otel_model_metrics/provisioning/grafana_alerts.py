@@ -207,7 +207,7 @@ def alerting_file(choice: Choice) -> str:
         for name, families in FAMILIES.items()
     ]
     about = (
-        "Alerts that Grafana evaluates, for those who have no Alertmanager. Load either these or alerts.yaml, not both.",
+        "Alerts that Grafana evaluates, for those who have no Alertmanager. Load these or alerts.yaml, not both.",
         "They need what rules.yaml records, in the data source whose uid is below. What to do about each is in",
         "runbooks.md. A rule that is no longer in this file stays in Grafana until deleteRules has its uid.",
     )

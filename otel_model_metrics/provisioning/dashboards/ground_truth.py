@@ -133,7 +133,7 @@ def _models(choice: Choice, fleet: Fleet) -> Any:
         Query(_delay(0.9, fleet), ref="N"),
     ]
     columns = [
-        Column(MODEL, "Model", link=style.link(MODEL_PAGE, "Look at this model", model=style.field("Model"))),
+        Column(MODEL, "Model", link=style.link(choice, MODEL_PAGE, "Look at this model", model=style.field("Model"))),
         Column(VERSION, "Version", width=110),
         *(Column(label, label.replace("_", " ")) for label in choice.settings.by),
         Column("Value #E", "Evidence", words=style.EVIDENCE, filled=True, width=110),

@@ -326,6 +326,7 @@ def _worst_segments(choice: Choice, together: Fleet) -> Any:
     rows = compare(segments.rows(), ">", 0)
     queries = [Query(f"bottomk(10, {worst})", ref="A"), Query(rows, ref="B")]
     leads = style.link(
+        choice,
         SEGMENTS,
         "Look at this segment",
         model="${model}",

@@ -137,6 +137,7 @@ def _models(choice: Choice, fleet: Fleet, margins: list[Expression]) -> table.Pa
             MODEL,
             "Model",
             link=style.link(
+                choice,
                 MODEL_PAGE,
                 "Look at this model",
                 model=style.field("Model"),

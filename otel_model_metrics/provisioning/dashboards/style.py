@@ -431,12 +431,14 @@ def thresholds(steps: Steps) -> dashboard.ThresholdsConfig:
     )
 
 
-def link(uid: str, title: str, **variables: str) -> tuple[str, str]:
+def link(choice: Choice, uid: str, title: str, **variables: str) -> tuple[str, str]:
     """
-    A link to another of our dashboards, which keeps time and data source, with these variables set.
+    A link to another of our dashboards, with these variables set and the others, time and data source kept.
     """
-    chosen_here = "".join(f"&var-{name}={value}" for name, value in variables.items())
-    return title, f"/d/{uid}?${{__url_time_range}}&${{datasource:queryparam}}&${{window:queryparam}}{chosen_here}"
+    kept = ["datasource", *map(variable_of, choice.settings.by), "window", "min_rows"]
+    parts = ["${__url_time_range}", *(f"${{{name}:queryparam}}" for name in kept)]
+    parts += [f"var-{name}={value}" for name, value in variables.items()]
+    return title, f"/d/{uid}?{'&'.join(parts)}"
 
 
 def field(title: str) -> str:
