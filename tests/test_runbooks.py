@@ -10,11 +10,14 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import yaml
 from promtool import ALERTS, RULES, Case, run
 
 from otel_model_metrics.encoding import REASONS
 from otel_model_metrics.provisioning.alerts import alert_groups
 from otel_model_metrics.provisioning.checking import Known, expression_problems
+from otel_model_metrics.provisioning.choice import Choice
+from otel_model_metrics.provisioning.grafana_alerts import alerting_file
 from otel_model_metrics.provisioning.rules import Settings
 
 TEXT = (Path(__file__).parent.parent / "grafana" / "runbooks.md").read_text()
@@ -23,6 +26,12 @@ RULES_OF: dict[str, list[dict]] = {}
 for group in alert_groups(Settings()):
     for rule in group["rules"]:
         RULES_OF.setdefault(rule["alert"], []).append(rule)
+# Grafana has one alert more; of the others, the rules of Prometheus are looked at.
+TWINS_OF: dict[str, list[dict]] = {}
+for group in yaml.safe_load(alerting_file(Choice()))["groups"]:
+    for rule in group["rules"]:
+        TWINS_OF.setdefault(rule["labels"]["alert"], []).append(rule)
+RULES_OF = {**TWINS_OF, **RULES_OF}
 PARTS = ["What it means.", "What to look at.", "What to do."]
 QUERIES = [
     (title, query) for title, body in SECTIONS.items() for query in re.findall(r"```promql\n(.*?)```", body, re.DOTALL)

@@ -189,7 +189,7 @@ def lines(
     """Values over time. Gaps are gaps: what is undefined is not drawn."""
     panel: timeseries.Panel = _panel(timeseries.Panel(), id_, title, description, size, no_value).unit(unit)
     panel.line_width(2).fill_opacity(30 if stacked else 0).show_points(common_models.VisibilityMode.AUTO)
-    panel.span_nulls(False)
+    panel.span_nulls(False).max_data_points(400)  # each point is a query over the whole window
     panel.legend(
         common.VizLegendOptions()
         .display_mode(common_models.LegendDisplayMode.LIST)
