@@ -14,12 +14,12 @@ demo: ## Serve and monitor a real model on this machine (ARGS="--help" lists the
 	@.venv/bin/otel-model-metrics demo $(ARGS)
 
 # Without the backends, of which the Collector is built, the tests still run: those that need one skip with the
-# reason, and fail where CI=true.
+# reason, and fail where CI=true. All tests are run by several processes, some of them by one.
 test: lint ## Check style and types, then run all tests (PYTEST_ARGS="-k name" picks some)
 	@.ci/backends.sh >/dev/null || true
 	@.ci/collector.sh >/dev/null || true
 	@.ci/redis.sh >/dev/null || true
-	@.venv/bin/python -m pytest $(PYTEST_ARGS)
+	@.venv/bin/python -m pytest $(or $(PYTEST_ARGS),--numprocesses=auto --maxprocesses=8 --dist=worksteal)
 
 lint: ## Check style and types
 	@.ci/venv.sh dev

@@ -1,8 +1,13 @@
-"""What tests share: a clock under their control, an in-memory reader, and monitors that are closed again."""
+"""
+What tests share: a clock under their control, an in-memory reader, monitors that are closed again, and the machine.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import os
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +16,11 @@ from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 
 from otel_model_metrics import monitors
+
+try:
+    import fcntl
+except ImportError:  # Windows, where nothing keeps others away from tests that want to be alone
+    fcntl = None  # type: ignore[assignment]
 
 
 class Clock:
@@ -88,3 +98,45 @@ def make(exports: Exports, clock: Clock) -> Callable[..., Any]:
         return kind(name, **arguments)
 
     return build
+
+
+# Tests that run at the same time, in the processes of `pytest --numprocesses`
+
+DOOR, ROOM = Path(__file__).parent, Path(__file__)  # any two: they are locked, and nothing else
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    """While a test marked as `alone` is prepared, runs and is cleared away, no other test does."""
+    if fcntl is None or "PYTEST_XDIST_WORKER" not in os.environ:
+        return (yield)
+    with place_among_others(alone=item.get_closest_marker("alone") is not None):
+        return (yield)
+
+
+@contextlib.contextmanager
+def place_among_others(*, alone: bool) -> Iterator[None]:
+    """
+    Wait until a test may run.
+
+    All queue at a door. Whoever wants to be alone keeps it shut until those inside have left; without a door there
+    might always be somebody inside.
+    """
+    with locked(DOOR, fcntl.LOCK_EX):
+        inside = contextlib.ExitStack()
+        inside.enter_context(locked(ROOM, fcntl.LOCK_EX if alone else fcntl.LOCK_SH))
+    with inside:
+        yield
+
+
+@contextlib.contextmanager
+def locked(path: Path, kind: int) -> Iterator[None]:
+    """As flock() does it: the lock of a process that dies is gone."""
+    file = os.open(path, os.O_RDONLY)
+    try:
+        fcntl.flock(file, kind)
+        yield
+    finally:
+        # Closing is not enough, if a test has forked a process that goes on: the file is open there, too.
+        fcntl.flock(file, fcntl.LOCK_UN)
+        os.close(file)

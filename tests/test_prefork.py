@@ -398,6 +398,7 @@ def test_a_terminated_pool_keeps_what_it_has_exported(fleet):
     assert (0, 3) == (process.returncode, sum(fleet.rows().values()))
 
 
+@pytest.mark.alone
 def test_a_child_without_rows_ends_at_once_and_one_with_rows_soon():
     """
     An endpoint that does not answer delays a child by no more than the limit: retries would go on for much longer.

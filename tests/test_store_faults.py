@@ -274,6 +274,7 @@ def locked(path: Path) -> Iterator[None]:
         process.kill()
 
 
+@pytest.mark.alone
 def test_a_locked_database_is_waited_for_by_nobody_but_its_thread(live, impatient, tmp_path, exports):
     """
     While another process holds the database, calls return at once; afterwards everything is there.
@@ -502,6 +503,7 @@ def latencies(monitor: Any, name: str, count: int, until: Callable[[], bool] = l
     return measured
 
 
+@pytest.mark.alone
 def test_a_redis_that_refuses_delays_nobody(live, impatient, tmp_path, exports):
     """
     Where nothing listens, calls return at once; everything is written once somebody does.
@@ -522,6 +524,7 @@ def test_a_redis_that_refuses_delays_nobody(live, impatient, tmp_path, exports):
         server.stop()
 
 
+@pytest.mark.alone
 def test_a_redis_that_hangs_delays_nobody(live, redis, exports):
     """
     While the server is halted, calls soon do not wait at all; everything is written once it goes on.
@@ -566,6 +569,7 @@ def test_a_redis_that_hangs_now_and_then_takes_everything_once(live, impatient, 
     assert count == predictions_of(exports)
 
 
+@pytest.mark.alone
 def test_a_redis_that_restarts_amid_traffic_delays_nobody(live, impatient, redis, exports):
     """
     Killed and started again, empty, while predictions and labels are recorded: nobody waits, each label has an outcome.
@@ -593,6 +597,7 @@ def test_a_redis_that_restarts_amid_traffic_delays_nobody(live, impatient, redis
     assert 200 + len(measured.label) == predictions_of(exports)
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("kind", ["sqlite", "redis"])
 def test_a_store_that_is_well_delays_nobody(live, tmp_path, redis, kind, exports):
     """
@@ -879,6 +884,7 @@ def away(kind: str, tmp_path: Path, redis: RedisServer) -> Iterator[str]:
         yield f"sqlite:///{tmp_path}/obstacle/labels.db"
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("kind", ["refusing", "hanging", "locked", "not writable"])
 def test_flush_and_close_do_not_wait_for_a_store_that_is_away(live, tmp_path, redis, kind, exports, caplog):
     """

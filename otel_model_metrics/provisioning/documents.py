@@ -37,20 +37,22 @@ def write(folder: Path, choice: Any, files: Mapping[str, Callable[[Any], str]] =
         choice: What the user chose: `Settings` for the rules.
         files: Each file's path within the folder, and what makes its text.
     """
-    changed = stale(folder, choice, files)
-    for path in changed:
+    outdated = _outdated(folder, choice, files)
+    for path, text in outdated.items():
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(files[path.relative_to(folder).as_posix()](choice), encoding="utf-8")
-    return changed
+        path.write_text(text, encoding="utf-8")
+    return list(outdated)
 
 
 def stale(folder: Path, choice: Any, files: Mapping[str, Callable[[Any], str]] = FILES) -> list[Path]:
     """The files of a folder that are missing, or not what a fresh run would write."""
-    return [
-        path
-        for name, make in files.items()
-        if not (path := folder / name).exists() or path.read_text(encoding="utf-8") != make(choice)
-    ]
+    return list(_outdated(folder, choice, files))
+
+
+def _outdated(folder: Path, choice: Any, files: Mapping[str, Callable[[Any], str]]) -> dict[Path, str]:
+    """Those files, and what a fresh run would write: made once, for the larger ones take a second."""
+    fresh = {folder / name: make(choice) for name, make in files.items()}
+    return {path: text for path, text in fresh.items() if not path.exists() or path.read_text(encoding="utf-8") != text}
 
 
 def _file(about: str, groups: list[Group]) -> str:

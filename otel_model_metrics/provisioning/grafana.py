@@ -76,6 +76,7 @@ def compose(choice: Choice) -> str:
         "Half of each hour they are healthy, and disturbed in the other half; alerts fire some minutes later.",
         "The demo is installed from the folder above this one, a checkout of the library; or set DEMO_SOURCE to "
         "another.",
+        "Grafana's own log is shown if ENABLE_LOGS_GRAFANA=true is set.",
         "Anybody who reaches port 3000 is an administrator: for a look on your own machine only.",
     )
     provisioning = f"{_LGTM}/grafana/conf/provisioning"
@@ -84,6 +85,8 @@ def compose(choice: Choice) -> str:
         "ports": ["127.0.0.1:3000:3000", "127.0.0.1:4317:4317", "127.0.0.1:4318:4318", "127.0.0.1:9090:9090"],
         "environment": {
             "GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH": f"{_DASHBOARDS}/ml-quality-overview.json",
+            # Else the image drops what Grafana says, also why it does not start.
+            "ENABLE_LOGS_GRAFANA": "${ENABLE_LOGS_GRAFANA:-false}",
         },
         "volumes": [
             f"./dashboards:{_DASHBOARDS}:ro",
@@ -127,9 +130,11 @@ def lgtm_prometheus(choice: Choice) -> str:
 def kustomization(choice: Choice) -> str:
     """ConfigMaps with the labels that the sidecars of Grafana's chart look for, and the rules for Prometheus."""
     about = (
-        "kubectl apply -k . makes ConfigMaps that the sidecars of the charts grafana and kube-prometheus-stack load,",
-        "and PrometheusRules. The sidecar for alerts is off by default: sidecar.alerts.enabled. The folder below is",
-        "taken with sidecar.dashboards.folderAnnotation: grafana_folder and foldersFromFilesStructure: true.",
+        "kubectl apply --server-side -k . makes ConfigMaps that the sidecars of the charts grafana and",
+        "kube-prometheus-stack load, and PrometheusRules. Without --server-side it keeps a copy of each in an",
+        "annotation, for which a dashboard may be too large. The sidecar for alerts is off by default:",
+        "sidecar.alerts.enabled. The folder below is taken with sidecar.dashboards.folderAnnotation: grafana_folder",
+        "and foldersFromFilesStructure: true.",
     )
     maps = [
         {
@@ -183,11 +188,9 @@ def prometheus_rules(choice: Choice) -> str:
 def operator_example(choice: Choice) -> str:
     """An example for the operator of Grafana: our folder, and dashboards from the ConfigMaps of the kustomization."""
     about = (
-        "An example for grafana-operator: the dashboards of the ConfigMaps that kubectl apply -k .. makes. Put "
-        "the labels",
-        "of your own Grafana resource in. Alerts: its GrafanaAlertRuleGroup has other fields than a file; "
-        "PrometheusRules",
-        "need none.",
+        "An example for grafana-operator: the dashboards of the ConfigMaps that kustomization.yaml makes. Put the",
+        "labels of your own Grafana resource in. Alerts: its GrafanaAlertRuleGroup has other fields than a file;",
+        "PrometheusRules need none.",
     )
     which = {"matchLabels": {"dashboards": "grafana"}}
     version = "grafana.integreatly.org/v1beta1"
@@ -235,11 +238,11 @@ Thanos or VictoriaMetrics behind it.
 
 | you have | do |
 |---|---|
-| Docker, and want to look | `docker compose -f compose.yaml up`, then http://localhost:3000 |
+| Docker, and want to look | `docker compose -f compose.yaml up`, then http://localhost:3000; `compose/` has settings for it |
 | a Grafana of your own | import `dashboards/*.json`, or mount `dashboards/` at `{_DASHBOARDS}` and `provisioning/` at `/etc/grafana/provisioning` |
 | Prometheus, Mimir, Thanos, vmalert | `prometheus/rules.yaml` and `prometheus/alerts.yaml` in `rule_files` |
 | Grafana's own alerting | `prometheus/rules.yaml`, and `provisioning/alerting/{_NAME}.yaml` instead of `alerts.yaml` |
-| Kubernetes with the charts grafana or kube-prometheus-stack | `kubectl apply -k .` |
+| Kubernetes with the charts grafana or kube-prometheus-stack | `kubectl apply --server-side -k .`, which takes `kustomization.yaml` and `kubernetes/prometheus-rules.yaml` |
 | Kubernetes with grafana-operator | the same, and `kubernetes/grafana-operator.yaml` as an example |
 
 A file in `provisioning/alerting/` that Grafana cannot read keeps it from starting: try it where that does no harm. The two

@@ -710,7 +710,7 @@ def _as_metric(series: str, names: Mapping[str, str]) -> str:
 
 def _around(names: Mapping[str, str]) -> tuple[str, str]:
     """What is before the metric in each of the names, and what is after it."""
-    before, after = next(iter(names)).split(next(iter(names.values())), 1)
+    before, _, after = next(iter(names)).rpartition(next(iter(names.values())))  # a namespace may be called so, too
     assert all(name == before + metric + after for name, metric in names.items()), names
     return before, after
 

@@ -16,7 +16,6 @@ from otel_model_metrics.provisioning.dashboards.style import Column, Query
 from otel_model_metrics.provisioning.expressions import Expression
 from otel_model_metrics.provisioning.promql import MODEL, VERSION, prometheus_label
 
-_NAME = f"{{{{{MODEL}}}}} {{{{{VERSION}}}}}"
 _OUTCOME, _REASON, _LE = (prometheus_label(name) for name in (catalog.LABEL_OUTCOME, catalog.REJECT_REASON, catalog.LE))
 _AGE_STEPS: style.Steps = ((None, style.GREEN), (3600, style.ORANGE), (21600, style.RED))
 
@@ -74,9 +73,8 @@ def ground_truth(choice: Choice) -> dashboard.Dashboard:
         style.lines(
             9,
             "Labels and rows that are of no use",
-            "Per second: labels without a prediction (unmatched), too late (expired) or told twice (duplicate), "
-            "and rows that "
-            "were rejected, by reason. A join by the wrong id shows here.",
+            "Per second: labels without a prediction (unmatched), too late (expired), told twice (duplicate) or lost "
+            "(dropped), and rows that were rejected, by reason. A join by the wrong id shows here.",
             [
                 Query(_some(_sum(fleet.rate("labels", (_OUTCOME,), more=_useless()), _OUTCOME)), f"{{{{{_OUTCOME}}}}}"),
                 Query(_some(_sum(fleet.rate("rejected", (_REASON,)), _REASON)), f"rejected: {{{{{_REASON}}}}}"),
@@ -117,7 +115,8 @@ def _some(rates: str) -> str:
 
 
 def _useless() -> tuple[str, ...]:
-    return (f'{_OUTCOME}!~"matched|pending|queued"',)
+    # Those that are rejected have a line for each reason, and predictions that were given up have a panel of their own.
+    return (f'{_OUTCOME}=~"unmatched|expired|duplicate|dropped"',)
 
 
 def _models(choice: Choice, fleet: Fleet) -> Any:
@@ -133,9 +132,15 @@ def _models(choice: Choice, fleet: Fleet) -> Any:
         Query(_delay(0.9, fleet), ref="N"),
     ]
     columns = [
-        Column(MODEL, "Model", link=style.link(choice, MODEL_PAGE, "Look at this model", model=style.field("Model"))),
+        Column(
+            MODEL,
+            "Model",
+            link=style.link(
+                choice, MODEL_PAGE, "Look at this model", model=style.field("Model"), version=style.field("Version")
+            ),
+        ),
         Column(VERSION, "Version", width=110),
-        *(Column(label, label.replace("_", " ")) for label in choice.settings.by),
+        *style.columns_of(choice),
         Column("Value #E", "Evidence", words=style.EVIDENCE, filled=True, width=110),
         Column("Value #P", "Predictions", style.COUNT, decimals=0),
         Column("Value #R", "Labelled rows", style.COUNT, decimals=0),
@@ -149,7 +154,7 @@ def _models(choice: Choice, fleet: Fleet) -> Any:
     return style.rows(
         11,
         "Labels of each model",
-        "What is known of each version's labels over the window. Empty: its labels come with the predictions, so that "
+        "What is known of each version's labels over the window. A dash: its labels come with the predictions, so that "
         "there is nothing to wait for.",
         queries,
         columns,
@@ -202,7 +207,7 @@ def _waiting(fleet: Fleet) -> list[Any]:
             "Of each version. It should level off after as long as labels usually take; if it only grows, labels "
             "do not "
             "come.",
-            [Query(fleet.gauge("label.pending", "max"), _NAME)],
+            [Query(fleet.gauge("label.pending", "max"), style.version_name(fleet.choice))],
             unit=style.COUNT,
             no_value="nothing waits",
         ),
@@ -210,7 +215,7 @@ def _waiting(fleet: Fleet) -> list[Any]:
             12,
             "Longest wait",
             "Age of the oldest prediction that waits. It ends at the store's ttl, when it is given up.",
-            [Query(fleet.gauge("label.pending_age", "max"), _NAME)],
+            [Query(fleet.gauge("label.pending_age", "max"), style.version_name(fleet.choice))],
             unit=style.SECONDS,
             no_value="nothing waits",
         ),
@@ -235,7 +240,7 @@ def _processes(fleet: Fleet) -> list[Any]:
             10,
             "Processes that report",
             "How many processes report each version.",
-            [Query(f"count by ({labels}) ({age})", _NAME)],
+            [Query(f"count by ({labels}) ({age})", style.version_name(fleet.choice))],
             size=(12, 7),
             unit=style.COUNT,
             no_value="no process reports",
@@ -246,7 +251,7 @@ def _processes(fleet: Fleet) -> list[Any]:
             "Seconds since any process of each version reported. More than two export intervals: the way to the "
             "store is "
             "broken, or the service is.",
-            [Query(f"time() - max by ({labels}) (timestamp({age}))", _NAME)],
+            [Query(f"time() - max by ({labels}) (timestamp({age}))", style.version_name(fleet.choice))],
             size=(12, 7),
             unit=style.SECONDS,
             no_value="no process reports",

@@ -37,7 +37,6 @@ from otel_model_metrics.provisioning.rules import distinct
 _LONGEST_BOUND = 3000
 
 _PROCESS = f"{{{{{VERSION}}}}} {{{{instance}}}}{{{{service_instance_id}}}}"
-_VERSION = f"version {{{{{VERSION}}}}}"
 # The metrics that stand for their tasks, those first that are ratios. A model has one of them.
 _MAIN: dict[bool, list[MetricDefinition]] = {
     ratio: distinct((metric, task) for metric, task in HEADLINES if is_ratio(metric) == ratio)
@@ -137,6 +136,7 @@ def _objectives(choice: Choice) -> Any:
         Column(AVERAGE, "Average", width=80),
         Column(K, "k", width=50),
         Column(VERSION, "Version", width=90),
+        *style.columns_of(choice),
         Column("Status", "Status", words=style.STATUS, filled=True, width=80),
         Column("Margin", "To objective", style.PERCENT, style.MARGIN_STEPS, width=110, decimals=1),
         Column("Value #O", "Objective", style.NUMBER, width=90),
@@ -182,11 +182,12 @@ def _main_chart(together: Fleet) -> Any:
 
 
 def _by_version(each: Fleet) -> Any:
+    name = f"version {style.version_name(each.choice, model=False)}"
     panel = style.lines(
         6,
         "By version",
         "The main metric of each version. A new one that is worse than the one it replaces is a reason to roll back.",
-        [Query(each.headline(ratio=True), _VERSION, "A"), Query(each.headline(ratio=False), _VERSION, "B")],
+        [Query(each.headline(ratio=True), name, "A"), Query(each.headline(ratio=False), name, "B")],
         size=(10, 9),
         unit=style.PERCENT,
         no_value="no labelled rows",
@@ -238,6 +239,7 @@ def _metric_panel(metric: MetricDefinition, task: Task, together: Fleet) -> Any:
         f"{metric.description} {better} {reading}",
         queries,
         unit=style.unit_of(metric.unit),
+        bounded=metric.better == "higher",
         no_value=f"no such metric: not a {task} model, or no rows or scores",
     )
     return style.banded(panel) if banded else style.dashed(panel, "objective")
@@ -292,7 +294,7 @@ def _classes(together: Fleet) -> Any:
 
 def _versions(choice: Choice) -> Any:
     each = Fleet(choice)
-    queries, columns = [], [Column(VERSION, "Version")]
+    queries, columns = [], [Column(VERSION, "Version"), *style.columns_of(choice)]
     for ratio, letters in ((True, "ABC"), (False, "DEF")):
         name = main_names(ratio=ratio)
         unit = style.PERCENT if ratio else style.NUMBER
@@ -329,7 +331,8 @@ def _worst_segments(choice: Choice, together: Fleet) -> Any:
         choice,
         SEGMENTS,
         "Look at this segment",
-        model="${model}",
+        of_row=False,
+        model="${model:percentencode}",
         segment_name=style.field("Segment"),
         segment_value=style.field("Value"),
     )
@@ -389,7 +392,7 @@ def _processes(choice: Choice) -> list[Any]:
         64,
         "Right and wrong predictions",
         "Labelled rows per second, by whether the prediction was right (classifiers).",
-        [Query(outcomes, f"{_VERSION} {{{{{OUTCOME}}}}}")],
+        [Query(outcomes, f"version {style.version_name(choice, model=False)} {{{{{OUTCOME}}}}}")],
         unit=style.PER_SECOND,
         no_value="no labelled rows",
     )

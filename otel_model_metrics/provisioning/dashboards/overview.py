@@ -14,8 +14,6 @@ from otel_model_metrics.provisioning.dashboards.style import Column, Query
 from otel_model_metrics.provisioning.expressions import Expression, compare
 from otel_model_metrics.provisioning.promql import METRIC, MODEL, VERSION
 
-_NAME = f"{{{{{MODEL}}}}} {{{{{VERSION}}}}}"
-
 
 def overview(choice: Choice) -> dashboard.Dashboard:
     """The page of all models."""
@@ -25,19 +23,16 @@ def overview(choice: Choice) -> dashboard.Dashboard:
         "Overview",
         "Is any model wrong, which one, and can the numbers be trusted? Values are those of all processes together.",
     )
-    fleet = Fleet(choice)
+    fleet, name = Fleet(choice), style.version_name(choice)
     # These queries are long, and would be too long for VictoriaMetrics with a list of models in each part.
     margins = _margins(Fleet(choice, matched=()))
     made.with_panel(
         style.numbers(
             2,
-            "Models below an objective",
-            "Versions of models that miss at least one of their objectives over the window, by value and with enough "
-            "rows. 0 is good. Whether chance explains it, the alerts know.",
-            [
-                Query(f"sum({_worst(one, fleet, 'min')} < bool 0)", ref=f"M{place}")
-                for place, one in enumerate(margins, 1)
-            ],
+            "Objectives missed",
+            "How many objectives versions of models miss over the window, by value and with enough rows. 0 is good. "
+            "Whether chance explains it, the alerts know.",
+            [Query(f"sum(({one}) < bool 0)", ref=f"M{place}") for place, one in enumerate(margins, 1)],
             size=(4, 5),
             steps=((None, style.GREEN), (1, style.RED)),
             no_value="no model has an objective and enough rows",
@@ -81,7 +76,7 @@ def overview(choice: Choice) -> dashboard.Dashboard:
             8,
             "Predictions",
             "Predictions per second of each version. When labels stop, look here whether predictions did.",
-            [Query(fleet.rate("predictions"), _NAME)],
+            [Query(fleet.rate("predictions"), name)],
             size=(24, 7),
             unit=style.PER_SECOND,
         )
@@ -98,7 +93,11 @@ def overview(choice: Choice) -> dashboard.Dashboard:
                 "objective: below "
                 "0 it is missed.",
                 [
-                    Query(_worst(one, fleet, "min"), f"{_NAME} {{{{ml_model_task}}}}".strip(), ref=f"M{place}")
+                    Query(
+                        _worst(one, fleet, "min"),
+                        name if place <= len(catalog.TASKS) else f"{name}, best process",
+                        f"M{place}",
+                    )
                     for place, one in enumerate(margins, 1)
                 ],
                 size=(24, 10),
@@ -145,7 +144,7 @@ def _models(choice: Choice, fleet: Fleet, margins: list[Expression]) -> table.Pa
             ),
         ),
         Column(VERSION, "Version", width=110),
-        *(Column(label, label.replace("_", " ")) for label in choice.settings.by),
+        *style.columns_of(choice),
         Column("Status", "Status", words=style.STATUS, filled=True, width=90),
         Column("Margin", "To objective", style.PERCENT, style.MARGIN_STEPS, width=110, decimals=1),
         Column(METRIC, "Worst metric", width=140),
@@ -192,9 +191,10 @@ def _models(choice: Choice, fleet: Fleet, margins: list[Expression]) -> table.Pa
     return style.rows(
         6,
         "Models",
-        "One row for each version, the one furthest below an objective first. To objective: how much better (above 0) "
-        "or worse its worst metric is, as a share of the objective; empty without an objective or without enough rows. "
-        "To yesterday: the same for its main metric and that of the model 24 hours ago. Click on a model for more.",
+        "One row for each version, the one furthest below an objective first; a second row if there are objectives, "
+        "too, for metrics that no total tells, which are those of the best process. To objective: how much better "
+        "(above 0) or worse the worst metric is, as a share of the objective; without one, or without enough rows, a "
+        "dash. To yesterday: the same for the main metric and that of the model 24 hours ago. Click on a model for more.",
         queries,
         columns,
         size=(24, 10),

@@ -6,8 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-
-from grafana_foundation_sdk.builders import dashboard
+from typing import TYPE_CHECKING
 
 from otel_model_metrics.provisioning.choice import Choice
 from otel_model_metrics.provisioning.dashboards import GROUND_TRUTH, MODEL_PAGE, OVERVIEW, SEGMENTS, style
@@ -15,6 +14,9 @@ from otel_model_metrics.provisioning.dashboards.ground_truth import ground_truth
 from otel_model_metrics.provisioning.dashboards.model import model
 from otel_model_metrics.provisioning.dashboards.overview import overview
 from otel_model_metrics.provisioning.dashboards.segments import segments
+
+if TYPE_CHECKING:  # at run time style.py comes first, which keeps the SDK from warning of what we know
+    from grafana_foundation_sdk.builders import dashboard
 
 # By uid, in the order in which one looks at them.
 PAGES: dict[str, Callable[[Choice], dashboard.Dashboard]] = {

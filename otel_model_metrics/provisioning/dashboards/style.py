@@ -17,13 +17,21 @@ from zlib import crc32
 with warnings.catch_warnings():
     # The form that Grafana 13 prefers is not read by older ones; theirs is read by all.
     warnings.simplefilter("ignore", DeprecationWarning)
-    from grafana_foundation_sdk.builders import dashboard
-from grafana_foundation_sdk.builders import common, heatmap, prometheus, stat, statushistory, table, timeseries
-from grafana_foundation_sdk.cog.encoder import JSONEncoder
-from grafana_foundation_sdk.models import common as common_models
-from grafana_foundation_sdk.models import dashboard as models
-from grafana_foundation_sdk.models import heatmap as heatmap_models
-from grafana_foundation_sdk.models import prometheus as prometheus_models
+    from grafana_foundation_sdk.builders import (
+        common,
+        dashboard,
+        heatmap,
+        prometheus,
+        stat,
+        statushistory,
+        table,
+        timeseries,
+    )
+    from grafana_foundation_sdk.cog.encoder import JSONEncoder
+    from grafana_foundation_sdk.models import common as common_models
+    from grafana_foundation_sdk.models import dashboard as models
+    from grafana_foundation_sdk.models import heatmap as heatmap_models
+    from grafana_foundation_sdk.models import prometheus as prometheus_models
 
 from otel_model_metrics.provisioning import promql
 from otel_model_metrics.provisioning.choice import Choice
@@ -108,6 +116,17 @@ def _targets(panel: Any, queries: Iterable[Query], form: str, *, instant: bool) 
         panel.with_target(target.instant() if instant else target.range())
 
 
+def version_name(choice: Choice, *, model: bool = True) -> str:
+    """
+    How a chart calls the series of one version.
+
+    >>> version_name(Choice())
+    '{{ml_model_name}} {{ml_model_version}}'
+    """
+    labels = (*([MODEL] if model else []), VERSION, *choice.settings.by)
+    return " ".join(f"{{{{{label}}}}}" for label in labels)
+
+
 # Panels
 
 
@@ -185,8 +204,16 @@ def lines(
     no_value: str = "no data",
     stacked: bool = False,
     decimals: int | None = None,
+    bounded: bool = True,
 ) -> timeseries.Panel:
-    """Values over time. Gaps are gaps: what is undefined is not drawn."""
+    """
+    Values over time. Gaps are gaps: what is undefined is not drawn.
+
+    Args:
+        id_, title, description, queries, size, unit, no_value, decimals: As for `numbers`.
+        stacked: Whether lines are shares of their sum.
+        bounded: Whether a percentage ends at 100.
+    """
     panel: timeseries.Panel = _panel(timeseries.Panel(), id_, title, description, size, no_value).unit(unit)
     panel.line_width(2).fill_opacity(30 if stacked else 0).show_points(common_models.VisibilityMode.AUTO)
     panel.span_nulls(False).max_data_points(400)  # each point is a query over the whole window
@@ -201,7 +228,7 @@ def lines(
     )
     if stacked:
         panel.stacking(common.StackingConfig().mode(common_models.StackingMode.PERCENT).group("A"))
-    if unit == PERCENT:
+    if unit == PERCENT and bounded:
         panel.max(1)
     if decimals is not None:
         panel.decimals(decimals)
@@ -431,14 +458,33 @@ def thresholds(steps: Steps) -> dashboard.ThresholdsConfig:
     )
 
 
-def link(choice: Choice, uid: str, title: str, **variables: str) -> tuple[str, str]:
+def link(choice: Choice, uid: str, title: str, *, of_row: bool = True, **variables: str) -> tuple[str, str]:
     """
-    A link to another of our dashboards, with these variables set and the others, time and data source kept.
+    A link to another of our dashboards, which keeps time, data source and variables.
+
+    Args:
+        choice: What the user chose.
+        uid: Where it leads.
+        title: What it says.
+        of_row: Whether the labels that split a fleet are columns of the row that was clicked on.
+        variables: Those that it sets.
     """
-    kept = ["datasource", *map(variable_of, choice.settings.by), "window", "min_rows"]
+    by = choice.settings.by
+    kept = ["datasource", "window", "min_rows", *(() if of_row else (*by, "version"))]
+    variables |= {label: field(column_title(label)) for label in by if of_row}
     parts = ["${__url_time_range}", *(f"${{{name}:queryparam}}" for name in kept)]
     parts += [f"var-{name}={value}" for name, value in variables.items()]
     return title, f"/d/{uid}?{'&'.join(parts)}"
+
+
+def column_title(label: str) -> str:
+    """What stands above the column of a label that splits a fleet."""
+    return label.replace("_", " ")
+
+
+def columns_of(choice: Choice) -> list[Column]:
+    """A column for each label that splits a fleet."""
+    return [Column(label, column_title(label)) for label in choice.settings.by]
 
 
 def field(title: str) -> str:
@@ -559,9 +605,12 @@ def _variables(choice: Choice, *, segments: bool, one_model: bool) -> Iterable[A
     yield source.current(models.VariableOption(selected=True, text=choice.datasource, value=choice.datasource))
     known: list[str] = []
     for label in (*settings.by, MODEL, VERSION):
-        title = {MODEL: "Model", VERSION: "Version"}.get(label, label.replace("_", " "))
+        title = {MODEL: "Model", VERSION: "Version"}.get(label, column_title(label))
         among = selector(counter, None, (*choice.matchers, *chosen(known)))
-        yield _query_variable(variable_of(label), title, among, label, several=label != MODEL or not one_model)
+        # All models are those of the choice: beside them a store may have others.
+        every = promql.escaped(choice.models) if label == MODEL and choice.models else ".*"
+        several = label != MODEL or not one_model
+        yield _query_variable(variable_of(label), title, among, label, several=several, every=every)
         known.append(label)
     if segments:
         for label, title in zip(SEGMENT, ("Segment", "Segment value"), strict=True):
@@ -580,7 +629,9 @@ def _variables(choice: Choice, *, segments: bool, one_model: bool) -> Iterable[A
     )
 
 
-def _query_variable(name: str, title: str, among: str, label: str, *, several: bool) -> dashboard.QueryVariable:
+def _query_variable(
+    name: str, title: str, among: str, label: str, *, several: bool, every: str = ".*"
+) -> dashboard.QueryVariable:
     variable = (
         dashboard.QueryVariable(name)
         .label(title)
@@ -592,7 +643,7 @@ def _query_variable(name: str, title: str, among: str, label: str, *, several: b
         .include_all(several)
     )
     if several:
-        variable.all_value(".*").current(models.VariableOption(selected=True, text=["All"], value=["$__all"]))
+        variable.all_value(every).current(models.VariableOption(selected=True, text=["All"], value=["$__all"]))
     return variable
 
 
@@ -621,7 +672,11 @@ def _annotations(choice: Choice) -> Iterable[dashboard.AnnotationQuery]:
         .datasource(SOURCE)
         .enable(True)
         .icon_color(BLUE)
-        .expr(f"group by ({labels}) ({of}) unless group by ({labels}) (last_over_time({of}[1d] offset 5m))")
+        # Both sides look back as far, or an export that is missing would end the mark, and the next begin another one.
+        .expr(
+            f"group by ({labels}) (last_over_time({of}[5m])) "
+            f"unless group by ({labels}) (last_over_time({of}[1d] offset 5m))"
+        )
         .step("60s")
         .title_format(f"New version of {{{{{MODEL}}}}}")
         .text_format(f"First predictions of version {{{{{VERSION}}}}}")
