@@ -1062,8 +1062,11 @@ def percentages_end_at_one(page: Page) -> Iterator[str]:
     for panel in page.panels:
         defaults = defaults_of(panel)
         of_shares = defaults.get("unit") == "percentunit"
+        errors = any(metric.better == "lower" for metric in metrics_called(panel.get("title", "")))
+        if errors and defaults.get("max") is not None:
+            yield f"{called(panel)} shows errors, which may be larger than what they are a share of"
         # The squares of a history have no axis.
-        if of_shares and defaults.get("max") != 1 and panel["type"] != "status-history":
+        if of_shares and not errors and defaults.get("max") != 1 and panel["type"] != "status-history":
             yield f"{called(panel)} shows shares, and must end at 1"
         for override in overrides_of(panel):
             properties = properties_of(override)

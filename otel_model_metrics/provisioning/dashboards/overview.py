@@ -194,7 +194,8 @@ def _models(choice: Choice, fleet: Fleet, margins: list[Expression]) -> table.Pa
         "One row for each version, the one furthest below an objective first; a second row if there are objectives, "
         "too, for metrics that no total tells, which are those of the best process. To objective: how much better "
         "(above 0) or worse the worst metric is, as a share of the objective; without one, or without enough rows, a "
-        "dash. To yesterday: the same for the main metric and that of the model 24 hours ago. Click on a model for more.",
+        "dash. To yesterday: the same for the main metric and that of the model 24 hours ago. Click on a model for "
+        "more.",
         queries,
         columns,
         size=(24, 10),
