@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -101,6 +102,13 @@ def make(exports: Exports, clock: Clock) -> Callable[..., Any]:
 
 
 # Tests that run at the same time, in the processes of `pytest --numprocesses`
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Sets have one order in all processes, for some tests are named after sets, and they must be the same in each."""
+    if getattr(config.option, "numprocesses", None):
+        os.environ.setdefault("PYTHONHASHSEED", str(random.randrange(2**32)))
+
 
 DOOR, ROOM = Path(__file__).parent, Path(__file__)  # any two: they are locked, and nothing else
 

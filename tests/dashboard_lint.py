@@ -197,9 +197,9 @@ def parse(expression: str) -> Parsed:
     def value(found: re.Match[str]) -> str:
         return DURATIONS.get(name_in(found), "1")
 
-    # Inside double quotes a variable is as good as any other text.
-    parts = re.split(r'("(?:[^"\\]|\\.)*")', expression)
-    plain = "".join(part if part.startswith('"') else VARIABLE.sub(value, part) for part in parts)
+    # Inside quotes a variable is as good as any other text.
+    parts = re.split(r'("(?:[^"\\]|\\.)*"|`[^`]*`)', expression)
+    plain = "".join(part if part.startswith(('"', "`")) else VARIABLE.sub(value, part) for part in parts)
     selectors: list[Selector] = []
     mentioned: set[str] = set()
     whole = promql_parser.parse(plain)
@@ -965,7 +965,7 @@ def _labels_unlike(page: Page, target: Content) -> frozenset[str]:
         parsed = parse(target["expr"])
     except ValueError:
         return frozenset()
-    single = {f"${name}" for name, one in page.variables.items() if not one.get("multi")}
+    single = {f"${{{name}:regex}}" for name, one in page.variables.items() if not one.get("multi")}
     fixed = {label for one in parsed.selectors for label, _, value in one.matchers if value in single}
     return parsed.telling - fixed
 

@@ -1,8 +1,8 @@
 """
 What Grafana does with a dashboard before anything is drawn: finds its variables' values, and asks a store its queries.
 
-Its rules, as its source has them: how values are escaped (`written`), how far apart points are (`step`), and that what
-is of no name of a variable is left alone, such as the ``$1`` of a label_replace.
+Its rules, as its source has them: how values are escaped (`written`), how far apart points are (`step_of`), and that
+what is no variable's name is left alone, such as the ``$1`` of a label_replace.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ SCRAPE_INTERVAL = 60  # of the data source that we provision
 WIDTH = 1000  # of a panel that does not say how many points it draws
 
 # $name, ${name}, ${name:format} and [[name]].
-_VARIABLE = re.compile(r"\$(\w+)|\$\{(\w+)(?:\.[^:}]+)?(?::[^}]+)?\}|\[\[(\w+?)(?::\w+)?\]\]")
+_VARIABLE = re.compile(r"\$(\w+)|\$\{(\w+)(?:\.[^:}]+)?(?::(?P<form>[^}]+))?\}|\[\[(\w+?)(?::\w+)?\]\]")
 _LABEL_VALUES = re.compile(r"label_values\((?:(?P<among>.+),\s*)?(?P<label>\w+)\)")
 _LEGEND = re.compile(r"\{\{\s*(.+?)\s*\}\}")
 # From which distance of points on, in seconds, Grafana rounds it to which.
@@ -244,7 +244,9 @@ def opened(page: Page, answers: Answers, now: int, **chosen: str | list[str]) ->
         name = variable["name"]
         options = _options(variable, answers, now, values)
         value: Any = chosen.get(name) or (variable.get("current") or {}).get("value") or options[:1]
-        values[name] = written(variable, [value] if isinstance(value, str) else value, options)
+        several = [value] if isinstance(value, str) else value
+        values[name] = written(variable, several, options)
+        values[f"{name}:regex"] = variable["allValue"] if several == ["$__all"] else as_regex(several)
     return View(page, answers, now, values)
 
 
@@ -291,6 +293,12 @@ def written(variable: Mapping[str, Any], value: list[str], options: list[str]) -
     return each[0] if len(each) == 1 else f"({'|'.join(each)})"
 
 
+def as_regex(values: list[str]) -> str:
+    """What ``${name:regex}`` stands for: exactly these values, as a regular expression."""
+    each = [re.sub(r"[\\^$.*+?()\[\]{}|]", r"\\\g<0>", value) for value in values]
+    return each[0] if len(each) == 1 else f"({'|'.join(each)})"
+
+
 def substituted(text: str, values: Mapping[str, str]) -> str:
     """
     The text with the values of its variables.
@@ -300,11 +308,11 @@ def substituted(text: str, values: Mapping[str, str]) -> str:
     """
 
     def value(found: re.Match[str]) -> str:
-        name = next(group for group in found.groups() if group)
+        name = found[1] or found[2] or found[4]
         if name.isdigit():
             return found[0]
         assert name in values, f"there is no variable {name}: {text}"
-        return values[name]
+        return values[f"{name}:regex" if found["form"] == "regex" else name]
 
     return _VARIABLE.sub(value, text)
 

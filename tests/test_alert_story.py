@@ -269,6 +269,7 @@ def percentages(text: str) -> list[float]:
     return [float(number) for number in re.findall(r"([\d.]+)%", text)]
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("kind", [scraped_by_prometheus, pushed_to_victoria_metrics])
 def test_an_alert_arrives_when_quality_drops_and_is_resolved_when_it_recovers(kind, tmp_path):
     """

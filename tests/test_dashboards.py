@@ -554,7 +554,7 @@ FAULTS: dict[str, tuple[Broken, str, set[str]]] = {
     "a panel below a row": (panels_in_another_order, GROUND_TRUTH, {"rows_are_collapsed_and_come_last"}),
     "seven open panels": (another_panel, GROUND_TRUTH, {"few_panels_are_open"}),
     "26 queries at first": (on(8, more_queries, OVERVIEW), OVERVIEW, {"few_queries_are_asked_at_first"}),
-    "an unknown variable": (in_text(8, "$version", "$ver"), GROUND_TRUTH, {"variables_are_defined"}),
+    "an unknown variable": (in_text(8, "${version:", "${ver:"), GROUND_TRUTH, {"variables_are_defined"}),
     "an unused variable": (another_variable, GROUND_TRUTH, {"variables_are_used"}),
     "a variable before the one it rests on": (
         variables_in_another_order,

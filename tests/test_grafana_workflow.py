@@ -254,7 +254,7 @@ def test_the_script_asks_every_query_of_every_panel_as_grafana_would(grafana, ch
     assert {"__rate_interval", "1"} == left  # the latter is a group of a regular expression
     assert {"prometheus"} == {query["datasource"]["uid"] for query in asked}
     everything = "\n".join(query["expr"] for query in asked)
-    for selected in ('ml_model_name=~"fraud"', 'ml_model_name=~".*"', 'ml_segment_name=~"country"', "[1h]", ">= 100"):
+    for selected in ("ml_model_name=~`fraud`", "ml_model_name=~`.*`", "ml_segment_name=~`country`", "[1h]", ">= 100"):
         assert selected in everything
 
 
@@ -282,7 +282,7 @@ def waiting_rule(played: Played) -> None:
 
 def refused_query(played: Played) -> None:
     def result(query: dict[str, Any]) -> dict[str, Any]:
-        refused = query["refId"] == "M2" and 'ml_model_name=~"fraud"' in query["expr"]
+        refused = query["refId"] == "M2" and "ml_model_name=~`fraud`" in query["expr"]
         return {"status": 400, "error": "parse error"} if refused else frames(1.0)
 
     played.result = result

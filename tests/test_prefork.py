@@ -207,6 +207,7 @@ def test_each_row_is_counted_once_under_the_worker_that_served_it(kind, fleet, t
     assert sorted(server.served.values()) == sorted(fleet.rows().values()), server.log.read_text()
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("kind", ["gunicorn preload", "gunicorn uvicorn preload"])
 def test_rows_recorded_before_the_fork_stay_with_the_parent(kind, fleet, tmp_path):
     """
@@ -222,6 +223,7 @@ def test_rows_recorded_before_the_fork_stay_with_the_parent(kind, fleet, tmp_pat
     assert sorted([7, *server.served.values()]) == sorted(fleet.rows().values()), server.log.read_text()
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("kind", ["gunicorn preload", "uvicorn"])
 def test_a_worker_that_replaces_another_has_its_own_id_and_starts_at_zero(kind, fleet, tmp_path):
     """

@@ -318,6 +318,7 @@ def aside(path: Path) -> list[Path]:
     return [found for found in path.parent.glob(f"{path.name}.corrupt-*") if not found.name.endswith(("-wal", "-shm"))]
 
 
+@pytest.mark.alone
 def test_what_is_no_database_is_moved_aside(live, tmp_path, caplog):
     """
     A file that is none of SQLite's is kept under another name, with a clear message, and a new one is made.
@@ -832,6 +833,7 @@ def test_a_clock_that_jumps_ahead_and_back_loses_nothing(make, clock, tmp_path, 
 # The end of a process
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("how", ["return", "exit", "fork", "spawn"])
 def test_a_process_that_ends_in_good_order_loses_nothing(live, tmp_path, how):
     """

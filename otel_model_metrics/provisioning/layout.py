@@ -10,6 +10,8 @@ import promql_parser
 import yaml
 
 _WIDTH = 116
+# libyaml writes the same in half of the time, but PyYAML may have been built without it.
+_BASE: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 
 
 def formatted(expression: str) -> str:
@@ -26,7 +28,7 @@ def as_yaml(content: Any) -> str:
     return text
 
 
-class _Dumper(yaml.SafeDumper):  # type: ignore[misc]
+class _Dumper(_BASE):  # type: ignore[misc]
     """Writes texts of several lines as they are, and never repeats a part by reference."""
 
     def ignore_aliases(self, data: Any) -> bool:

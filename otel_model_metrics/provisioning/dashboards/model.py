@@ -159,7 +159,7 @@ def _main_chart(together: Fleet) -> Any:
     queries = []
     for ratio in (True, False):
         letters = "ABCD" if ratio else "EFGH"
-        objectives = either(together.objective(metric) for metric in _MAIN[ratio])
+        objectives = either(together.objective(metric, task) for metric, task in HEADLINES if is_ratio(metric) == ratio)
         queries += [
             Query(together.headline(ratio=ratio), "value", letters[0]),
             Query(together.headline(".lower", ratio=ratio), "lower", letters[1]),
@@ -230,7 +230,7 @@ def _metric_panel(metric: MetricDefinition, task: Task, together: Fleet) -> Any:
             for one, name in (("min", "lowest"), ("max", "highest"))
         ]
         reading = "No total tells it, so these are the lowest and the highest process, each over its own rows."
-    queries.append(Query(together.objective(metric), "objective" + suffix))
+    queries.append(Query(together.objective(metric, task), "objective" + suffix))
     average = " (macro average)" if by == "class" else ""
     better = {"higher": "Higher is better.", "lower": "Lower is better.", "zero": "Near 0 is better."}[metric.better]
     panel = style.lines(
@@ -387,7 +387,7 @@ def _processes(choice: Choice) -> list[Any]:
         unit=style.SECONDS,
         no_value="no process reports",
     )
-    outcomes = fleet.rate("outcomes", (OUTCOME,))
+    outcomes = fleet.rate("outcomes", (OUTCOME,), [f'{OUTCOME}!=""'])
     flow = style.lines(
         64,
         "Right and wrong predictions",

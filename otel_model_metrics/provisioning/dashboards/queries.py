@@ -45,12 +45,15 @@ def variable_of(label: str) -> str:
 
 def chosen(labels: Iterable[str]) -> tuple[str, ...]:
     """
-    The matchers by which variables choose.
+    The matchers by which variables choose among the values of these Prometheus labels.
+
+    Grafana is asked for a regular expression, because it writes a single value as it is where nobody asks; and between
+    backticks, where no character is special. So a model may be called ``c++``.
 
     >>> chosen(["ml_model_name", "deployment_environment_name"])
-    ('ml_model_name=~"$model"', 'deployment_environment_name=~"$deployment_environment_name"')
+    ('ml_model_name=~`${model:regex}`', 'deployment_environment_name=~`${deployment_environment_name:regex}`')
     """
-    return tuple(f'{label}=~"${variable_of(label)}"' for label in labels)
+    return tuple(f"{label}=~`${{{variable_of(label)}:regex}}`" for label in labels)
 
 
 # For each task the metric that stands for it.
@@ -210,12 +213,13 @@ class Fleet:
         easiest = "min" if direction == "higher" else "max"
         return Expression(f"{easiest} by ({', '.join(self._objective_labels)}) ({of})", self._objective_labels)
 
-    def objective(self, metric: MetricDefinition, *, averages: bool = False) -> Expression:
-        """The objectives of one metric, of each cut-off; of averages over classes if they are wanted."""
+    def objective(self, metric: MetricDefinition, task: Task) -> Expression:
+        """The objectives of one metric: for each cut-off, or for the average over classes."""
         best = "min" if _sign(metric) == "higher" else "max"
         gauge = self.choice.settings.gauge(catalog.OBJECTIVE, catalog.OBJECTIVE_UNIT)
-        of = selector(gauge, {METRIC: metric.name}, self.scope.matchers)
-        labels = (*self.labels, *((promql.K,) if "k" in metric.by.values() else ()))
+        average = {AVERAGE: "macro" if metric.by.get(task) == "class" else ""} if "class" in metric.by.values() else {}
+        of = selector(gauge, {METRIC: metric.name, **average}, self.scope.matchers)
+        labels = (*self.labels, *((promql.K,) if metric.by.get(task) == "k" else ()))
         return Expression(f"{best} by ({', '.join(labels)}) ({of})", labels)
 
     def gauge(

@@ -591,14 +591,15 @@ def page(choice: Choice, uid: str, title: str, description: str, *, segments: bo
         .target_blank(True)
         .tooltip("What to do about each alert")
     )
+    single = (MODEL, SEGMENT[0]) if segments else (MODEL,) if uid == MODEL_PAGE else ()
     for annotation in _annotations(choice):
         made.annotation(annotation)
-    for variable in _variables(choice, segments=segments, one_model=uid == MODEL_PAGE or segments):
+    for variable in _variables(choice, single, segments=segments):
         made.with_variable(variable)
     return made
 
 
-def _variables(choice: Choice, *, segments: bool, one_model: bool) -> Iterable[Any]:
+def _variables(choice: Choice, single: tuple[str, ...], *, segments: bool) -> Iterable[Any]:
     settings = choice.settings
     counter = counter_name("predictions", settings.naming, settings.namespace)
     source = dashboard.DatasourceVariable("datasource").label("Data source").type("prometheus")
@@ -608,14 +609,14 @@ def _variables(choice: Choice, *, segments: bool, one_model: bool) -> Iterable[A
         title = {MODEL: "Model", VERSION: "Version"}.get(label, column_title(label))
         among = selector(counter, None, (*choice.matchers, *chosen(known)))
         # All models are those of the choice: beside them a store may have others.
-        every = promql.escaped(choice.models) if label == MODEL and choice.models else ".*"
-        several = label != MODEL or not one_model
+        every = choice.models if label == MODEL and choice.models else ".*"
+        several = label not in single
         yield _query_variable(variable_of(label), title, among, label, several=several, every=every)
         known.append(label)
     if segments:
         for label, title in zip(SEGMENT, ("Segment", "Segment value"), strict=True):
             among = selector(counter, None, (f'{SEGMENT[0]}!=""', *chosen(known)))
-            yield _query_variable(variable_of(label), title, among, label, several=label == SEGMENT[1])
+            yield _query_variable(variable_of(label), title, among, label, several=label not in single)
             known.append(label)
     windows = sorted({"15m", "1h", "6h", "1d", choice.window}, key=promql.seconds)
     yield _custom_variable("window", "Window", windows, choice.window, "Quality is that of the rows of so long")
@@ -687,7 +688,7 @@ def _annotations(choice: Choice) -> Iterable[dashboard.AnnotationQuery]:
         .datasource(SOURCE)
         .enable(True)
         .icon_color(RED)
-        .expr(selector("ALERTS", {"alertstate": "firing"}, (f'{MODEL}=~"$model"', 'alertname=~"Model.*"')))
+        .expr(selector("ALERTS", {"alertstate": "firing"}, (*chosen([MODEL]), 'alertname=~"Model.*"')))
         .step("60s")
         .title_format("{{alertname}}")
         .text_format(f"{{{{{MODEL}}}}} {{{{{VERSION}}}}} {{{{ml_metric}}}}")
