@@ -62,6 +62,15 @@ _naming = click.option(
     help="How metrics come to Prometheus: over OTLP, or scraped from the Python exporter. Our names are the same.",
 )
 _namespace = click.option("--namespace", default="", help="What your Collector or exporter puts in front of names.")
+_windows = click.option(
+    "--window",
+    "windows",
+    multiple=True,
+    default=("1h", "6h"),
+    show_default=True,
+    help="Compare quality with its objective over this window, e.g. 30m; again for more. The shortest one is "
+    "critical, the others warn.",
+)
 _min_rows = click.option(
     "--min-rows",
     default=100,
@@ -88,15 +97,7 @@ _check = click.option("--check", is_flag=True, help="Write nothing; say what is 
     show_default=True,
     help="Folder for rules.yaml and alerts.yaml.",
 )
-@click.option(
-    "--window",
-    "windows",
-    multiple=True,
-    default=("1h", "6h"),
-    show_default=True,
-    help="Compare quality with its objective over this window, e.g. 30m; again for more. The shortest one is "
-    "critical, the others warn.",
-)
+@_windows
 @_min_rows
 @_naming
 @_namespace
@@ -127,9 +128,11 @@ def _write_or_check(out: Path, choice: Any, files: Mapping[str, Callable[[Any], 
     """Write files, or say which of them are stale, and exit."""
     from otel_model_metrics.provisioning import documents
 
+    missing = {out / name for name in files if not (out / name).exists()}
     changed = (documents.stale if check else documents.write)(out, choice, files)
-    for name in files:
-        click.echo(f"{out / name}: {('stale' if check else 'written') if out / name in changed else 'up to date'}")
+    for path in (out / name for name in files):
+        different = ("missing" if path in missing else "stale") if check else "written"
+        click.echo(f"{path}: {different if path in changed else 'up to date'}")
     sys.exit(1 if check and changed else 0)
 
 
@@ -147,9 +150,9 @@ def _write_or_check(out: Path, choice: Any, files: Mapping[str, Callable[[Any], 
 @click.option(
     "--datasource-url",
     metavar="URL",
-    default="http://prometheus:9090",
-    show_default=True,
-    help="Where Grafana finds it, if it does not know it yet.",
+    default=None,
+    help="Where Grafana finds it; with --datasource, only if Grafana does not know it yet.  [default: "
+    "http://prometheus:9090, without --datasource]",
 )
 @click.option("--interval", default="60s", show_default=True, help="How often your processes export.")
 @click.option(
@@ -157,20 +160,19 @@ def _write_or_check(out: Path, choice: Any, files: Mapping[str, Callable[[Any], 
 )
 @click.option("--folder-uid", metavar="UID", default="ml-model-quality", show_default=True, help="Its uid.")
 @click.option(
-    "--models", metavar="REGEX", default="", help="Only models whose whole name matches, e.g. 'fraud|churn-.*'."
+    "--models",
+    metavar="REGEX",
+    default="",
+    help="Only models whose whole name matches, e.g. 'fraud|churn-.*', on dashboards and in Grafana's alerts.",
 )
 @click.option(
-    "--window", default="1h", show_default=True, help="Over which dashboards show quality before another one is chosen."
-)
-@click.option(
-    "--alert-window",
-    "windows",
-    multiple=True,
-    default=("1h", "6h"),
+    "--dashboard-window",
+    "window",
+    default="1h",
     show_default=True,
-    help="Compare quality with its objective over this window, e.g. 30m; again for more. The shortest one is "
-    "critical, the others warn.",
+    help="Over which dashboards show quality until another window is chosen there.",
 )
+@_windows
 @_min_rows
 @_naming
 @_namespace
@@ -179,7 +181,8 @@ def _write_or_check(out: Path, choice: Any, files: Mapping[str, Callable[[Any], 
 @_check
 def grafana(
     out: Path,
-    models: str,
+    datasource: str,
+    datasource_url: str | None,
     check: bool,
     runbooks: str | None,
     windows: tuple[str, ...],
@@ -197,11 +200,15 @@ def grafana(
 
     where = {"runbooks": runbooks} if runbooks else {}
     settings = _settings(windows=windows, min_rows=min_rows, naming=naming, namespace=namespace, by=by, **where)
+    if datasource_url is not None:
+        chosen["datasource_url"] = datasource_url
+    elif datasource != Choice().datasource:
+        chosen["datasource_url"] = ""  # Grafana knows it
     try:
-        choice = Choice(settings, models=models, **chosen)
+        choice = Choice(settings, datasource, **chosen)
+        _write_or_check(out, choice, made.files_of(choice), check)
     except ValueError as error:
         raise click.UsageError(str(error)) from error
-    _write_or_check(out, choice, made.FILES, check)
 
 
 @group.command()

@@ -127,7 +127,7 @@ SHIPPED = [rule for group in shipped_groups(ALERTS) for rule in group["rules"]]
 def rules_of(name: str, **labels: str) -> list[dict[str, Any]]:
     """The shipped rules of an alert."""
     found = [rule for rule in SHIPPED if rule["alert"] == name and labels.items() <= rule["labels"].items()]
-    assert found, name
+    assert found, f"{name} {labels or ''} is not in the shipped alerts: make docs"
     return found
 
 
@@ -250,7 +250,7 @@ def test_every_metric_can_miss_its_objective(tmp_path):
         for rule in (*rules_of("ModelQualityBelowObjective"), *rules_of("ModelObjectiveMissedEverywhere"))
     }
 
-    assert judged == {metric.name for metric in catalog.METRICS if metric.better}
+    assert judged == {metric.name for metric in catalog.METRICS if metric.better}, "make docs"
 
 
 @pytest.mark.parametrize(
@@ -928,7 +928,7 @@ def test_every_alert_has_a_message_above():
     """
     So that no template breaks in silence.
     """
-    assert {rule["alert"] for rule in SHIPPED} == {kind.split()[0] for kind in said()}
+    assert {rule["alert"] for rule in SHIPPED} == {kind.split()[0] for kind in said()}, "if it is above: make docs"
 
 
 def test_a_name_may_hold_anything(tmp_path):

@@ -156,6 +156,31 @@ def test_a_file_that_is_none_says_what_was_expected(content, message):
     assert [message] == found(content)
 
 
+@pytest.mark.parametrize("name", ["ml-model-quality.yaml", "contact-points.yaml.example", "policies.yaml.example"])
+def test_a_file_for_grafana_is_told_in_one_line(name):
+    """
+    Its rules have other keys, and none of them is the mistake. What else is given is checked as ever.
+    """
+    text = (ROOT / "grafana" / "provisioning" / "alerting" / name).read_text()
+    message = (
+        "is a file for Grafana, for it has an apiVersion; this command checks rule files of Prometheus, such as "
+        "alerts.yaml"
+    )
+    assert [message] == found(text)
+
+    Path("other.yaml").write_text(yaml.safe_dump(a_file(an_alert("ml_model_acuracy"))))
+    problem = "other.yaml: g, rule 1 (A): there is no metric ml_model_acuracy; did you mean ml_model_accuracy?"
+    assert [f"rules.yaml: {message}", problem] == problems([Path("rules.yaml"), Path("other.yaml")])
+    assert (1, f"rules.yaml: {message}\n1 problem in 1 file(s).\n", "") == command("rules.yaml")
+
+
+def test_an_api_version_alone_does_not_make_a_file_one_for_grafana():
+    """
+    Kubernetes has them, too.
+    """
+    assert ["needs a list under 'groups:' at the top"] == found("apiVersion: v1\nkind: PrometheusRule\nspec: {}\n")
+
+
 def test_bytes_that_are_no_text_are_told():
     """
     A picture by mistake, say.

@@ -14,6 +14,7 @@ import io
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -25,7 +26,7 @@ import pytest
 import yaml
 from promtool import LOADER
 
-from otel_model_metrics import cli
+from otel_model_metrics import cli, commands
 from otel_model_metrics.provisioning import layout
 
 SHIPPED = Path(__file__).parent.parent / "grafana"
@@ -42,7 +43,8 @@ PROVIDER, SOURCE = "provisioning/dashboards/ml-model-quality.yaml", "provisionin
 ALERTING, POLICIES = "provisioning/alerting/ml-model-quality.yaml", "provisioning/alerting/policies.yaml.example"
 RULES, ALERTS = "prometheus/rules.yaml", "prometheus/alerts.yaml"
 KUSTOMIZATION, OPERATOR = "kustomization.yaml", "kubernetes/grafana-operator.yaml"
-KUBERNETES_RULES = "kubernetes/prometheus-rules.yaml"
+KUBERNETES_RULES, KUBERNETES_ALERTS = "kubernetes/prometheus-rules.yaml", "kubernetes/prometheus-alerts.yaml"
+README = "README.md"
 
 Texts = dict[str, str]
 
@@ -83,10 +85,29 @@ def written(*arguments: str) -> Texts:
 
 
 def changed(shipped: Texts, *arguments: str) -> Texts:
-    """Writes all files, and gives the texts of those that are not the shipped ones."""
-    made = written(*arguments)
+    """
+    Writes all files, and gives the texts of those that are not the shipped ones; README.md says how they were made.
+    """
+    made = dict(written(*arguments))
     assert shipped.keys() == made.keys()
+    assert noted(shipped[README], *arguments) == made.pop(README)
     return {name: text for name, text in made.items() if text != shipped[name]}
+
+
+def noted(readme: str, *arguments: str) -> str:
+    """The shipped README.md with another command line, in which options are in the order of --help."""
+    with_them = readme.replace(
+        "`otel-model-metrics grafana`", f"`{shlex.join(['otel-model-metrics', 'grafana', *arguments])}`"
+    )
+    assert bool(arguments) == (with_them != readme)
+    return with_them
+
+
+def command_in(readme: str) -> list[str]:
+    """The command that README.md says has made the files, as a shell takes it apart."""
+    found = re.search("(?m)^Made by `(.+)`[.]$", readme)
+    assert found is not None
+    return shlex.split(found[1])
 
 
 def variables_of(dashboard: str) -> dict[str, dict[str, Any]]:
@@ -157,13 +178,14 @@ def test_check_says_what_is_missing_or_stale_and_writes_nothing_and_a_run_writes
 
     code, output, errors = command("grafana", "--check")
 
-    expected = {f"grafana/{name}: {'stale' if name in (OVERVIEW, RULES) else 'up to date'}" for name in shipped}
+    wrong = {OVERVIEW: "stale", RULES: "missing"}
+    expected = {f"grafana/{name}: {wrong.get(name, 'up to date')}" for name in shipped}
     assert (1, "") == (code, errors)
     assert expected == set(output.splitlines())
     assert before == texts(Path("grafana"))
 
     untouched = Path("grafana", ALERTS).stat().st_mtime_ns
-    assert (0, output.replace("stale", "written"), "") == command("grafana")
+    assert (0, re.sub("stale|missing", "written", output), "") == command("grafana")
     assert {**shipped, "notes.md": ""} == texts(Path("grafana"))
     assert untouched == Path("grafana", ALERTS).stat().st_mtime_ns
 
@@ -173,7 +195,7 @@ def test_check_says_what_is_missing_or_stale_and_writes_nothing_and_a_run_writes
 
 # An option, a value that is nowhere in our files, what it replaces, and in how many lines of which files.
 TEXTS = [
-    ("--datasource", "Mimir_1", "prometheus", {**dict.fromkeys(DASHBOARDS, 2), SOURCE: 1, ALERTING: None}),
+    ("--datasource", "Mimir_1", "prometheus", {**dict.fromkeys(DASHBOARDS, 2), SOURCE: 2, ALERTING: None}),
     ("--datasource-url", "https://mimir.example.org/prometheus", "http://prometheus:9090", {SOURCE: 1}),
     ("--interval", "47s", "60s", {SOURCE: 1}),
     (
@@ -187,29 +209,37 @@ TEXTS = [
         "--runbooks",
         "https://wiki.example.org/models",
         "https://example.org/otel-model-metrics/runbooks.md",
-        {**dict.fromkeys(DASHBOARDS, 1), ALERTS: 81, KUBERNETES_RULES: 81, ALERTING: None},
+        {**dict.fromkeys(DASHBOARDS, 1), ALERTS: 81, KUBERNETES_ALERTS: 81, ALERTING: None},
     ),
 ]
 
 
-ALL = (*(text for option, value, _, _ in TEXTS for text in (option, value)), "--naming", "scrape")
+ALL = tuple(text for option, value, _, _ in TEXTS for text in (option, value))
+ALL = (*ALL[:-2], "--naming", "scrape", *ALL[-2:])  # in the order of --help
 
 
 @needs_grafana
 def test_options_that_are_a_text_are_written_where_it_belongs_and_change_nothing_else(shipped):
     """
     All at once, with values that cannot be mistaken for another: taken out again, what is shipped is left. And
-    however metrics come to Prometheus, files are the same.
+    however metrics come to Prometheus, files are the same. A source of another uid has that for its name, because
+    there may be one that is called Prometheus.
     """
-    made = written(*ALL)
+    made = dict(written(*ALL))
 
+    assert noted(shipped[README], *ALL) == made.pop(README)
+    source = made[SOURCE]
+    assert ("Mimir_1", "Prometheus") == tuple(
+        yaml.safe_load(text)["datasources"][0]["name"] for text in (source, shipped[SOURCE])
+    )
     for option, value, default, expected in TEXTS:
         found = {name: sum(value in line for line in text.splitlines()) for name, text in made.items() if value in text}
         # How many alerts there are is said elsewhere.
         found = {name: None if expected.get(name, 0) is None else count for name, count in found.items()}
         assert expected == found, option
         made = {name: text.replace(value, default) for name, text in made.items()}
-    assert shipped == made
+    made[SOURCE] = made[SOURCE].replace("name: prometheus", "name: Prometheus")
+    assert shipped == {**made, README: shipped[README]}
 
 
 @needs_grafana
@@ -256,7 +286,7 @@ def test_the_folder_is_that_of_dashboards_alerts_and_the_list_of_alerts():
     assert ("Fraud & churn", "fraud-desk") == (folder["title"], folder["uid"])
 
 
-WINDOWS = ("--window", "2h", "--alert-window", "30m", "--alert-window", "12h")
+WINDOWS = ("--dashboard-window", "2h", "--window", "30m", "--window", "12h")
 
 
 @needs_grafana
@@ -281,7 +311,7 @@ def test_alerts_compare_over_their_windows(shipped):
     """
     made = changed(shipped, *WINDOWS)
 
-    assert {*DASHBOARDS, RULES, ALERTS, KUBERNETES_RULES, ALERTING} == made.keys()
+    assert {*DASHBOARDS, RULES, ALERTS, KUBERNETES_RULES, KUBERNETES_ALERTS, ALERTING} == made.keys()
     name = "ModelQualityBelowObjective"
     of_prometheus = [rule["labels"] for rule in rules_of(made[ALERTS]) if name == rule["alert"]]
     of_grafana = [rule["labels"] for rule in rules_of(made[ALERTING]) if name == rule["title"].partition(" ")[0]]
@@ -299,8 +329,8 @@ def test_the_least_number_of_rows_is_that_of_alerts_and_the_default_of_dashboard
     """
     made = changed(shipped, "--min-rows", "12345")
 
-    assert {*DASHBOARDS, ALERTS, KUBERNETES_RULES, ALERTING} == made.keys()
-    for name in (ALERTS, KUBERNETES_RULES, ALERTING):
+    assert {*DASHBOARDS, ALERTS, KUBERNETES_ALERTS, ALERTING} == made.keys()
+    for name in (ALERTS, KUBERNETES_ALERTS, ALERTING):
         assert squeezed(shipped[name]) == squeezed(made[name]).replace("12345", "100")
     for name in DASHBOARDS:
         variable = variables_of(made[name])["min_rows"]
@@ -315,7 +345,7 @@ def test_a_namespace_is_in_front_of_every_metric_that_is_stored(shipped):
     """
     made = changed(shipped, "--namespace", "acme")
 
-    assert {*DASHBOARDS, RULES, ALERTS, KUBERNETES_RULES, ALERTING} == made.keys()
+    assert {*DASHBOARDS, RULES, ALERTS, KUBERNETES_RULES, KUBERNETES_ALERTS, ALERTING} == made.keys()
     for name, text in made.items():
         assert squeezed(shipped[name]) == squeezed(text).replace("acme_ml_model_", "ml_model_")
         bare = set(re.findall(r"(?<!\w)ml_model_\w+", text))
@@ -330,7 +360,7 @@ def test_a_label_that_splits_fleets_is_a_variable_and_a_column(shipped):
     label = "deployment_environment_name"
     made = changed(shipped, "--by", label)
 
-    assert {*DASHBOARDS, RULES, ALERTS, KUBERNETES_RULES, ALERTING, POLICIES} == made.keys()
+    assert {*DASHBOARDS, RULES, ALERTS, KUBERNETES_RULES, KUBERNETES_ALERTS, ALERTING, POLICIES} == made.keys()
     for name in DASHBOARDS:
         variables = variables_of(made[name])
         assert ["datasource", label, "model", "version"] == list(variables)[:4]
@@ -360,6 +390,118 @@ def test_a_label_that_splits_fleets_is_a_variable_and_a_column(shipped):
         assert f"$labels.{label}" in rule["annotations"]["summary"], rule["title"]
 
 
+@needs_grafana
+@pytest.mark.parametrize("url", [(), ("--datasource-url", "")])
+def test_a_data_source_that_grafana_knows_has_no_file(shipped, url):
+    """
+    Given by its uid, without a URL: Grafana would make a second one. README.md says what is needed instead.
+    """
+    made = written("--datasource", "mimir-prod", *url)
+
+    assert shipped.keys() - {SOURCE} == made.keys()
+    assert {"mimir-prod", "__expr__"} == {
+        query["datasourceUid"] for rule in rules_of(made[ALERTING]) for query in rule["data"]
+    }
+    assert "and of a data source with the uid `mimir-prod`" in made[README]
+    assert "with the uid" not in shipped[README]
+    assert f"`{SOURCE}`" in shipped[README]
+    assert SOURCE not in made[README]
+    assert made == written(*command_in(made[README])[2:])
+
+
+@needs_grafana
+@pytest.mark.parametrize("datasource", [(), ("--datasource", "mimir-prod")])
+def test_a_data_source_with_a_url_has_a_file(shipped, datasource):
+    """
+    Whatever its uid, and also at the address that is the default without one.
+    """
+    for url in ("https://mimir.example.org/prometheus", "http://prometheus:9090"):
+        made = written(*datasource, "--datasource-url", url)
+
+        assert shipped.keys() == made.keys()
+        source = yaml.safe_load(made[SOURCE])["datasources"][0]
+        assert (datasource[-1] if datasource else "prometheus", url) == (source["uid"], source["url"])
+        assert "with the uid" not in made[README]
+
+
+@needs_grafana
+def test_check_asks_for_no_file_of_a_data_source_that_grafana_knows(command):
+    """
+    It is neither missing nor stale; with a URL it is missing.
+    """
+    known = ("grafana", "--datasource", "mimir-prod")
+    assert 0 == command(*known)[0]
+
+    code, output, _ = command(*known, "--check")
+    assert 0 == code
+    assert SOURCE not in output
+    code, output, _ = command(*known, "--datasource-url", "http://mimir:9009", "--check")
+    assert 1 == code
+    assert f"grafana/{SOURCE}: missing" in output.splitlines()
+
+
+# How README.md says that the files were made, and other ways to say it.
+RUNS = [
+    ((), ()),
+    (ALL, ALL),
+    (WINDOWS, ("--window", "30m", "--window", "12h", "--dashboard-window", "2h")),
+    (("--window", "12h", "--window", "1d"), ("--window", "24h", "--window", "12h", "--min-rows", "100")),
+    ((), ("--window", "1h", "--window", "6h", "--datasource", "prometheus", "--folder", "ML model quality")),
+    (("--folder", "Ann's 'models' & \"more\"; # `x`"), ("--folder", "Ann's 'models' & \"more\"; # `x`")),
+    (("--models", r"fraud\.v2|churn *"), ("--models", r"fraud\.v2|churn *")),
+    (("--datasource-url", ""), ("--datasource-url", "")),
+    (
+        ("--datasource", "mimir", "--datasource-url", "http://prometheus:9090"),
+        ("--datasource-url", "http://prometheus:9090", "--datasource", "mimir"),
+    ),
+    (
+        ("--min-rows", "50", "--namespace", "acme", "--by", "region", "--by", "team"),
+        ("--by", "region", "--by", "team", "--namespace", "acme", "--min-rows", "50"),
+    ),
+]
+
+
+@needs_grafana
+@pytest.mark.parametrize(("arguments", "given"), RUNS, ids=lambda one: " ".join(one) or "nothing")
+def test_the_command_in_the_readme_makes_the_same_files(arguments, given):
+    """
+    With the options that are not as they would be anyway, in the order of --help; a shell may run it.
+    """
+    made = written(*given)
+
+    assert ["otel-model-metrics", "grafana", *arguments] == command_in(made[README])
+    assert made == written(*arguments)
+
+
+@needs_grafana
+def test_the_command_in_the_readme_knows_every_option():
+    """
+    Where files go, and whether they are only looked at, is no part of what they say.
+    """
+    options = {option.opts[0] for option in commands.grafana.params} - {"--out", "--check"}
+    given = [
+        (option, *value)
+        for arguments, _ in RUNS
+        for option, *value in zip(arguments[::2], arguments[1::2], strict=True)
+    ]
+
+    assert options == {option for option, _ in given}
+
+
+@needs_grafana
+def test_windows_are_those_of_the_command_for_rules(command):
+    """
+    The same option gives the same files for Prometheus.
+    """
+    windows = ("--window", "30m", "--window", "12h")
+    code, _, errors = command("rules", "--out", "alone", *windows)
+
+    assert (0, "") == (code, errors)
+    assert texts(Path("alone")) == {
+        name.removeprefix("prometheus/"): text for name, text in written(*windows).items() if name in (RULES, ALERTS)
+    }
+
+
 _CHOSEN = "ml_model_name=~`${model:regex}`"
 
 
@@ -385,7 +527,7 @@ def test_models_are_those_of_the_expression_in_dashboards_and_in_alerts(shipped)
                 assert _CHOSEN in variable["query"], variable["name"]
         for expression in expressions_of(made[name]):
             for selector in selectors_of(expression):
-                assert _CHOSEN in selector or matcher in selector, selector
+                assert plainly(_CHOSEN) in selector or matcher in selector, selector
     for rule in rules_of(made[ALERTING]):
         for query in rule["data"]:
             for selector in selectors_of(query["model"].get("expr", "")):
@@ -397,8 +539,13 @@ def selectors_of(expression: str) -> list[str]:
     unquoted = re.sub(r'"[^"]*"', "", expression)
     bare = re.findall(r"\bml_model[_:][\w:]+(?![\w:{])", unquoted)
     labels = {"ml_model_name", "ml_model_version", "ml_model_task"}
-    plain = expression.replace("${model:regex}", "$model")
+    plain = plainly(expression)
     return re.findall(r"\{[^{}]*\}", plain) + [name for name in bare if name not in labels]
+
+
+def plainly(text: str) -> str:
+    """With $model for ${model:regex}, so that braces are those of selectors."""
+    return re.sub(r"\$\{(\w+):regex\}", r"$\1", text)
 
 
 def squeezed(text: str) -> str:
@@ -440,8 +587,9 @@ DURATION = "A duration is a number and a unit (s, m, h, d, w), such as 30m, 6h o
         (["--interval", "0s"], "A duration must be longer than 0, got '0s'."),
         (["--folder", "models/churn"], "folder must be a title on one line, without / and $; got 'models/churn'."),
         (["--folder-uid", "ML models"], f"folder_uid must be {UID}; got 'ML models'."),
+        (["--dashboard-window", "1 hour"], f"{DURATION}; got '1 hour'."),
         (["--window", "1 hour"], f"{DURATION}; got '1 hour'."),
-        (["--alert-window", "30d"], "A window must be at least 1m and below 30d, got '30d'."),
+        (["--window", "30d"], "A window must be at least 1m and below 30d, got '30d'."),
         (["--min-rows", "0"], "min_rows must be at least 1, got 0."),
         (["--naming", "push"], "Invalid value for '--naming': 'push' is not one of 'otlp', 'scrape'."),
         (["--namespace", "9x"], "namespace must be a Prometheus name (letters, digits, _), got '9x'."),
@@ -468,6 +616,25 @@ def test_wrong_usage_says_what_is_right(command, tmp_path, arguments, message):
     code, output, errors = command("grafana", *arguments)
 
     assert (2, "", f"Error: {message}") == (code, output, errors.splitlines()[-1])
+    assert [] == list(tmp_path.iterdir())
+
+
+@needs_grafana
+@pytest.mark.parametrize("check", [(), ("--check",)])
+def test_what_is_found_only_while_files_are_made_is_wrong_usage_too(command, tmp_path, check):
+    """
+    A query that stores would refuse: the first files are fine, and are not written either.
+    """
+    models = "|".join(f"model-{number}" for number in range(100))
+
+    code, output, errors = command("grafana", "--models", models, *check)
+
+    message = (
+        r"Error: A query of an alert would have \d+ bytes; stores refuse more than 16000. Choose a shorter regular "
+        "expression for models, or fewer labels to split the fleet by."
+    )
+    assert (2, "") == (code, output)
+    assert re.fullmatch(message, errors.splitlines()[-1]), errors
     assert [] == list(tmp_path.iterdir())
 
 

@@ -20,6 +20,8 @@ from otel_model_metrics.provisioning.rules import Settings
 
 ROOT = Path(__file__).parent.parent
 SHIPPED = ROOT / "grafana" / "prometheus"
+# Said wherever something made here differs from the shipped files.
+STALE = "the shipped files are not those of a fresh run? make docs"
 
 Files = dict[str, list[dict[str, Any]]]
 
@@ -64,7 +66,7 @@ def test_the_shipped_files_are_those_of_a_fresh_run():
     """
     If this fails: make docs.
     """
-    assert [] == documents.stale(SHIPPED, Settings())
+    assert [] == documents.stale(SHIPPED, Settings()), STALE
 
 
 def test_the_command_without_options_writes_the_shipped_files(command):
@@ -73,7 +75,7 @@ def test_the_command_without_options_writes_the_shipped_files(command):
     """
     assert (0, "prometheus/rules.yaml: written\nprometheus/alerts.yaml: written\n", "") == command("rules")
     for name in documents.FILES:
-        assert (SHIPPED / name).read_text() == Path("prometheus", name).read_text()
+        assert (SHIPPED / name).read_text() == Path("prometheus", name).read_text(), STALE
 
     assert (0, "prometheus/rules.yaml: up to date\nprometheus/alerts.yaml: up to date\n", "") == command("rules")
 
@@ -95,13 +97,13 @@ def test_check_says_what_is_missing_or_stale_and_writes_nothing(command):
     """
     Exit code 1, for CI; 0 when a fresh run would write the same.
     """
-    stale = "prometheus/rules.yaml: stale\nprometheus/alerts.yaml: stale\n"
-    assert (1, stale, "") == command("rules", "--check")
+    missing = "prometheus/rules.yaml: missing\nprometheus/alerts.yaml: missing\n"
+    assert (1, missing, "") == command("rules", "--check")
     assert not Path("prometheus").exists()
 
     command("rules")
     alerts = Path("prometheus", "alerts.yaml")
-    assert (0, stale.replace("stale", "up to date"), "") == command("rules", "--check")
+    assert (0, missing.replace("missing", "up to date"), "") == command("rules", "--check")
 
     edited = alerts.read_text() + "# mine\n"
     alerts.write_text(edited)
@@ -148,7 +150,7 @@ def test_the_least_number_of_rows_is_in_every_alert_that_had_the_default(written
     )
 
     expressions = [" ".join(rule["expr"].split()) for rule in ours]
-    assert [" ".join(rule["expr"].split()).replace(">= 100", ">= 12345") for rule in shipped] == expressions
+    assert [" ".join(rule["expr"].split()).replace(">= 100", ">= 12345") for rule in shipped] == expressions, STALE
     assert {True} == {
         ">= 12345" in expression
         for rule, expression in zip(ours, expressions, strict=True)
@@ -163,10 +165,10 @@ def test_a_namespace_is_in_front_of_what_is_stored_not_of_what_is_recorded(writt
     files = written("--namespace", "acme")
     for name, groups in files.items():
         ours, shipped = ("".join(str(of).replace("\\n", "").split()) for of in (groups, default()[name]))
-        assert shipped == ours.replace("acme_ml_model_", "ml_model_")  # but for the layout
+        assert shipped == ours.replace("acme_ml_model_", "ml_model_"), STALE  # but for the layout
 
     recorded = {rule["record"] for rule in the_rules(files["rules.yaml"])}
-    assert recorded == {rule["record"] for rule in the_rules(default()["rules.yaml"])}
+    assert recorded == {rule["record"] for rule in the_rules(default()["rules.yaml"])}, STALE
 
 
 def test_a_label_that_splits_fleets_is_in_every_aggregation_and_message(written):
@@ -203,7 +205,7 @@ def test_both_ways_to_prometheus_have_the_same_rules(written):
     written("--naming", "scrape")
 
     for name in documents.FILES:
-        assert (SHIPPED / name).read_text() == Path("out", name).read_text()
+        assert (SHIPPED / name).read_text() == Path("out", name).read_text(), STALE
 
 
 CHOICES = [

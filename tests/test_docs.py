@@ -68,7 +68,7 @@ def test_the_generated_tables_are_those_of_a_fresh_run():
     """
     If this fails: make docs.
     """
-    assert reference.rebuilt(README.read_text()) == README.read_text()
+    assert reference.rebuilt(README.read_text()) == README.read_text(), "make docs"
 
 
 @pytest.mark.parametrize("make", reference.GENERATED.values(), ids=list(reference.GENERATED))
@@ -76,4 +76,4 @@ def test_the_readme_has_each_generated_part(make):
     """
     A part that is generated and shown nowhere helps nobody.
     """
-    assert make() in README.read_text()
+    assert make() in README.read_text(), "make docs"

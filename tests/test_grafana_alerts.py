@@ -7,9 +7,11 @@ For whom they fire is in test_grafana_alert_story.py.
 from __future__ import annotations
 
 import copy
+import json
 import re
 from collections.abc import Callable, Iterator
 from typing import Any
+from urllib.parse import parse_qs, urlencode, urlsplit
 
 import promql_parser
 import pytest
@@ -62,7 +64,7 @@ STATES = {
     "execErrState": {"Error", "Alerting", "OK", "KeepLast"},
 }
 # What Grafana's templates have beside those of Go; query they have not.
-FUNCTIONS = {"if", "else", "end", "with", "eq", "gt", "printf", "humanizePercentage"}
+FUNCTIONS = {"if", "else", "end", "with", "eq", "gt", "printf", "urlquery", "humanizePercentage"}
 
 
 def problems(content: dict[str, Any]) -> list[str]:
@@ -130,6 +132,11 @@ def link_problems(rule: dict[str, Any]) -> Iterator[str]:
     ]
     if links[0] != links[1] or None in links[0]:
         yield "needs the same panel in dashboardUid, panelId and both annotations"
+    address = urlsplit(annotations.get("dashboard_url", ""))
+    if address.scheme or address.netloc:
+        yield "dashboard_url must be relative: only Grafana knows where it is"
+    if (address.path, parse_qs(address.query).get("viewPanel")) != (f"/d/{links[0][0]}", [links[0][1]]):
+        yield "dashboard_url must lead to that panel"
     if type(rule.get("panelId")) is not int:
         yield "panelId must be a number"
 
@@ -261,6 +268,16 @@ FAULTS: dict[str, Change] = {
     "needs the same panel": lambda group, rule, query: rule["annotations"].pop("__panelId__"),
     "needs the same panel in": lambda group, rule, query: rule.pop("dashboardUid"),
     "panelId must be a number": lambda group, rule, query: rule.update(panelId="5"),
+    "dashboard_url must be relative": lambda group, rule, query: rule["annotations"].update(
+        dashboard_url=f"http://localhost:3000{rule['annotations']['dashboard_url']}"
+    ),
+    "dashboard_url must lead to that panel": lambda group, rule, query: rule["annotations"].pop("dashboard_url"),
+    "dashboard_url must lead to": lambda group, rule, query: rule["annotations"].update(
+        dashboard_url=rule["annotations"]["dashboard_url"].replace("viewPanel=", "viewPanel=1")
+    ),
+    "dashboard_url must lead": lambda group, rule, query: rule["annotations"].update(
+        dashboard_url=rule["annotations"]["dashboard_url"].replace("ml-quality", "quality")
+    ),
 }
 
 
@@ -622,6 +639,20 @@ SAID: dict[str, Said] = {
         "Over the last 6 hours accuracy of fraud 2 was 60% for the segment country DE (3600 labelled rows) and 90% "
         "over all (36000 labelled rows). Chance does not explain it (99.9 %).",
     ),
+    "ml-segment-worse of names that mean something in an address": (
+        {
+            "ml_model_name": "c++ & more",
+            "ml_model_version": "50%#2",
+            "ml_model_task": "binary",
+            "ml_metric": "accuracy",
+            "ml_segment_name": "city/town?",
+            "ml_segment_value": "Köln=Cologne",
+        },
+        [0.6, 0.1, 0.9, 3600, 36000],
+        "accuracy of c++ & more 50%#2 is 60% for city/town? Köln=Cologne, 90% over all",
+        "Over the last 6 hours accuracy of c++ & more 50%#2 was 60% for the segment city/town? Köln=Cologne (3600 "
+        "labelled rows) and 90% over all (36000 labelled rows). Chance does not explain it (99.9 %).",
+    ),
     "ml-version-worse": (
         {**MODEL, "ml_model_task": "regression", "ml_metric": "mae"},
         [2.5, 1, 1, 10000, 1.25, 500],
@@ -674,10 +705,63 @@ SAID: dict[str, Said] = {
 }
 
 
+# The labels that a dashboard has a variable for, in the order of its variables.
+CHOSEN_BY = {
+    "ml_model_name": "model",
+    "ml_model_version": "version",
+    "region": "region",
+    "team": "team",
+    "ml_segment_name": "segment_name",
+    "ml_segment_value": "segment_value",
+    "window": "window",
+}
+
+
+def choosing(rule: dict[str, Any], labels: dict[str, str]) -> list[tuple[str, str]]:
+    """What the address of a rule's panel sets: all that labels of an alert say about variables of dashboards."""
+    told = {**labels, **rule["labels"]}
+    chosen = [(f"var-{variable}", told[label]) for label, variable in CHOSEN_BY.items() if label in told]
+    return [*chosen, ("viewPanel", str(grafana_alerts.PANELS[rule["labels"]["alert"]][1]))]
+
+
+@for_every_choice
+def test_the_address_chooses_what_the_alert_is_about(name):
+    """
+    All that its labels tell and its dashboard has a variable for, and nothing else; on the panel for that alert.
+    """
+    pages = pytest.importorskip("otel_model_metrics.provisioning.dashboards.pages", exc_type=ModuleNotFoundError)
+    choice = CHOICES[name]
+    of_alert = {alert_of(kind): labels for kind, (labels, *_) in SAID.items()}
+    for rule in rules_in(CONTENTS[name]):
+        alert = rule["labels"]["alert"]
+        page, panel = grafana_alerts.PANELS[alert]
+        dashboard = json.loads(pages.FILES[f"{page}.json"](choice))
+        variables = {f"var-{variable['name']}" for variable in dashboard["templating"]["list"]}
+        labels = [*of_alert[alert], *choice.settings.by]
+        filled_in = {label: f"{{{{ $labels.{label} | urlquery }}}}" for label in labels}
+
+        path, _, query = rule["annotations"]["dashboard_url"].partition("?")
+        found = [tuple(one.split("=", 1)) for one in query.split("&")]
+
+        assert f"/d/{page}" == path
+        assert choosing(rule, filled_in) == found, alert
+        assert {variable for variable, _ in found} - variables == {"viewPanel"}, alert
+        asked = {*labels, *rule["labels"]} & {label for label, one in CHOSEN_BY.items() if f"var-{one}" in variables}
+        assert len(asked) == len(found) - 1, alert
+        assert panel in {one["id"] for one in dashboard["panels"]}, alert
+
+
+def alert_of(kind: str) -> str:
+    """The alert of a message of the table above."""
+    (alert,) = {rule["labels"]["alert"] for rule in TWINS if rule["uid"] == kind.split()[0]}
+    return alert
+
+
 @pytest.mark.parametrize("kind", SAID)
 def test_a_message_says_what_is_wrong_in_numbers(tmp_path, kind):
     """
-    Prometheus fills in the templates: they are those of Grafana but for the values, which it looks up.
+    And leads to where to look, whatever names there are in the address. Prometheus fills in the templates: they are
+    those of Grafana but for the values, which it looks up.
     """
     labels, values, summary, description = SAID[kind]
     (rule,) = (rule for rule in TWINS if rule["uid"] == kind.split()[0])
@@ -688,7 +772,8 @@ def test_a_message_says_what_is_wrong_in_numbers(tmp_path, kind):
     }
     stored = {series(letter, labels): f"{value}x9" for letter, value in zip(letters, values, strict=True)}
     case = Case(kind, stored)
-    expected = {**annotations, "summary": summary, "description": description}
+    address = f"/d/{grafana_alerts.PANELS[rule['labels']['alert']][0]}?{urlencode(choosing(rule, labels))}"
+    expected = {**annotations, "summary": summary, "description": description, "dashboard_url": address}
     case.expect_alert(rule["title"], "5m", {"exp_labels": {**rule["labels"], **labels}, "exp_annotations": expected})
     shown = {"alert": rule["title"], "expr": "A", "labels": rule["labels"], "annotations": annotations}
 

@@ -203,13 +203,15 @@ def test_the_image_s_prometheus_takes_its_configuration_and_finds_our_rules(comp
 
 def test_the_kustomization_makes_config_maps_that_the_sidecars_load_and_kubectl_can_apply():
     """
-    One for each dashboard, and one with the alerts; each small enough even for what kubectl keeps of it.
+    One for each dashboard, and none with alerts of Grafana, which are instead of those of Prometheus; each small enough
+    even for what kubectl keeps of it.
     """
     content = content_of("kustomization.yaml")
     assert {"apiVersion", "kind", "resources", "generatorOptions", "configMapGenerator"} == content.keys()
     assert ("kustomize.config.k8s.io/v1beta1", "Kustomization") == (content["apiVersion"], content["kind"])
     assert {"disableNameSuffixHash": True} == content["generatorOptions"]  # others refer to the names
-    assert [True] == [(GRAFANA / resource).is_file() for resource in content["resources"]]
+    assert ["kubernetes/prometheus-rules.yaml", "kubernetes/prometheus-alerts.yaml"] == content["resources"]
+    assert {True} == {(GRAFANA / resource).is_file() for resource in content["resources"]}
 
     labels = {}
     for made in content["configMapGenerator"]:
@@ -217,13 +219,32 @@ def test_the_kustomization_makes_config_maps_that_the_sidecars_load_and_kubectl_
         assert DNS_NAME.fullmatch(made["name"])
         (file,) = made["files"]
         labels[file] = made["options"]["labels"]
-        expected = {"grafana_folder": FOLDER[0]} if file in DASHBOARDS else {}
-        assert expected == made["options"].get("annotations", {})
+        assert {"grafana_folder": FOLDER[0]} == made["options"]["annotations"]
         assert len(applied(made)) < LARGEST_ANNOTATION, made["name"]
-    alerts = {"provisioning/alerting/ml-model-quality.yaml": {"grafana_alert": "1"}}
-    assert {**{file: {"grafana_dashboard": "1"} for file in DASHBOARDS}, **alerts} == labels
+    assert {file: {"grafana_dashboard": "1"} for file in DASHBOARDS} == labels
     names = [made["name"] for made in content["configMapGenerator"]]
     assert len(set(names)) == len(names)
+
+
+def test_the_kustomization_says_how_to_take_the_alerts_of_grafana_instead():
+    """
+    What to take out is in it, and what to add is there, and small enough for a ConfigMap.
+    """
+    text = (GRAFANA / "kustomization.yaml").read_text()
+    comment = " ".join(re.sub("(?m)^# ?", "", text.partition("apiVersion")[0]).split())
+    asked = re.search(
+        r"For Grafana's own alerts instead of those of Prometheus, take (\S+) out of the resources and add a ConfigMap "
+        r"of (\S+) with the label (\w+): '(\d)'; the sidecar for it is off by default \(sidecar\.alerts\.enabled\)\.",
+        comment,
+    )
+
+    assert asked is not None
+    out, file, label, value = asked.groups()
+    resources = content_of("kustomization.yaml")["resources"]
+    assert ["kubernetes/prometheus-rules.yaml"] == [one for one in resources if Path(one).name != out]
+    assert ("provisioning/alerting/ml-model-quality.yaml", "grafana_alert", "1") == (file, label, value)
+    made = {"name": "ml-model-quality-alerts", "files": [file], "options": {"labels": {label: value}}}
+    assert len(applied(made)) < LARGEST_ANNOTATION
 
 
 def applied(made: dict[str, Any]) -> bytes:
@@ -234,11 +255,15 @@ def applied(made: dict[str, Any]) -> bytes:
     return json.dumps(content, separators=(",", ":"), ensure_ascii=False).encode()
 
 
-def test_the_rules_for_the_operator_are_those_of_the_files(tmp_path):
+RESOURCES = {"kubernetes/prometheus-rules.yaml": RULES, "kubernetes/prometheus-alerts.yaml": ALERTS}
+
+
+@pytest.mark.parametrize("name", RESOURCES)
+def test_the_rules_for_the_operator_are_those_of_the_files(tmp_path, name):
     """
-    All groups of rules.yaml and alerts.yaml, each a resource that can be applied; promtool takes them.
+    All groups of rules.yaml or alerts.yaml, each a resource that can be applied; promtool takes them.
     """
-    documents = documents_of("kubernetes/prometheus-rules.yaml")
+    documents = documents_of(name)
     for document in documents:
         assert {"apiVersion", "kind", "metadata", "spec"} == document.keys()
         assert ("monitoring.coreos.com/v1", "PrometheusRule") == (document["apiVersion"], document["kind"])
@@ -246,11 +271,9 @@ def test_the_rules_for_the_operator_are_those_of_the_files(tmp_path):
         assert DNS_NAME.fullmatch(document["metadata"]["name"])
         assert {"release": "kube-prometheus-stack"} == document["metadata"]["labels"]
         assert len(json.dumps(document, separators=(",", ":")).encode()) < LARGEST_ANNOTATION
-    names = [document["metadata"]["name"] for document in documents]
-    assert len(set(names)) == len(names)
 
     groups = [group for document in documents for group in document["spec"]["groups"]]
-    expected = [*shipped_groups(RULES), *shipped_groups(ALERTS)]
+    expected = shipped_groups(RESOURCES[name])
     for group in (*groups, *expected):
         for rule in group["rules"]:
             rule["expr"] = promql_parser.parse(rule["expr"]).prettify()
@@ -261,6 +284,15 @@ def test_the_rules_for_the_operator_are_those_of_the_files(tmp_path):
         [binary("promtool"), "check", "rules", "--lint=all", "--lint-fatal", str(path)], capture_output=True, text=True
     )
     assert 0 == done.returncode, done.stdout + done.stderr
+
+
+def test_resources_of_both_files_have_names_of_their_own():
+    """
+    Of two of one name only the latter would be there.
+    """
+    names = [document["metadata"]["name"] for file in RESOURCES for document in documents_of(file)]
+
+    assert len(set(names)) == len(names)
 
 
 def test_the_example_for_the_operator_of_grafana_refers_to_what_there_is():
@@ -311,8 +343,26 @@ def test_the_readme_names_every_file_or_its_folder_and_every_dashboard():
         assert f"`{content['uid']}`" in text
         assert content["description"] in text
     paths = {name for name in named if re.fullmatch(r"[\w*-]+(/[\w.*-]*)+", name)}
-    assert {"dashboards/", "provisioning/", "compose/", "prometheus/rules.yaml"} <= paths
+    assert {"dashboards/", "provisioning/alerting/", "compose/", "kubernetes/", "prometheus/rules.yaml"} <= paths
     assert [] == sorted(name for name in paths if not list(GRAFANA.glob(name)))
+
+
+def test_the_readme_says_where_grafana_looks_for_each_file():
+    """
+    Those of provisioning one by one: a folder that is mounted hides what the image has there. What is an example is
+    not mounted.
+    """
+    text = (GRAFANA / "README.md").read_text()
+    provider = content_of("provisioning/dashboards/ml-model-quality.yaml")["providers"][0]
+    provisioning = [name for name in MADE if name.startswith("provisioning/") and name.endswith(".yaml")]
+
+    told = dict(re.findall(r"(?m)^\| `([\w./-]+)` \| `(/[\w./-]+)` \|$", text))
+
+    assert 3 == len(provisioning)
+    assert {
+        "dashboards/": provider["options"]["path"],
+        **{name: f"/etc/grafana/{name}" for name in provisioning},
+    } == told
 
 
 SECRET = re.compile(r"(?i)\b(?:password|passwd|secret|token|api_?key|authorization|bearer)\b")

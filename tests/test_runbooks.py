@@ -4,6 +4,7 @@ Runbooks: every alert has one, its link leads there, and every query in it can b
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
@@ -11,16 +12,18 @@ from pathlib import Path
 
 import pytest
 import yaml
-from promtool import ALERTS, RULES, Case, run
+from promtool import ALERTS, LOADER, RULES, Case, run
 
 from otel_model_metrics.encoding import REASONS
 from otel_model_metrics.provisioning.alerts import alert_groups
 from otel_model_metrics.provisioning.checking import Known, expression_problems
 from otel_model_metrics.provisioning.choice import Choice
-from otel_model_metrics.provisioning.grafana_alerts import alerting_file
+from otel_model_metrics.provisioning.grafana_alerts import PANELS, alerting_file
 from otel_model_metrics.provisioning.rules import Settings
 
-TEXT = (Path(__file__).parent.parent / "grafana" / "runbooks.md").read_text()
+GRAFANA = Path(__file__).parent.parent / "grafana"
+ALERTING = GRAFANA / "provisioning" / "alerting" / "ml-model-quality.yaml"
+TEXT = (GRAFANA / "runbooks.md").read_text()
 SECTIONS = {title: body for title, body in re.findall(r"^## (.+)\n((?:(?!## ).*\n)*)", TEXT, re.MULTILINE) if body}
 RULES_OF: dict[str, list[dict]] = {}
 for group in alert_groups(Settings()):
@@ -132,18 +135,102 @@ def test_queries_are_fenced_as_such():
     assert len(QUERIES) == opened.count("promql")
 
 
+def edited(file: Path, alert: str, folder: Path) -> str:
+    """A file after the command of the runbook that is for it, with this alert's name."""
+    (command,) = re.findall(rf"^ *(sed .* {re.escape(file.name)})$", TEXT, re.MULTILINE)
+    shutil.copy(file, folder)
+    subprocess.run(command.replace("ModelSegmentWorse", alert), shell=True, cwd=folder, check=True, timeout=60)
+    return (folder / file.name).read_text()
+
+
 @pytest.mark.parametrize("alert", ["ModelSegmentWorse", "ModelVersionWorse"])
 def test_one_command_changes_the_margin_for_every_metric(alert, tmp_path):
     """
     As the runbook says it: one number in each rule of that alert, and none in others.
     """
-    (command,) = re.findall(r"^ *(sed .*)$", TEXT, re.MULTILINE)
-    shutil.copy(ALERTS, tmp_path / "alerts.yaml")
+    lines = zip(ALERTS.read_text().splitlines(), edited(ALERTS, alert, tmp_path).splitlines(), strict=True)
 
-    subprocess.run(command.replace("ModelSegmentWorse", alert), shell=True, cwd=tmp_path, check=True, timeout=60)
-
-    lines = zip(ALERTS.read_text().splitlines(), (tmp_path / "alerts.yaml").read_text().splitlines(), strict=True)
     assert len(RULES_OF[alert]) == sum(before != after for before, after in lines)
+
+
+@pytest.mark.parametrize(("alert", "letter"), [("ModelSegmentWorse", "B"), ("ModelVersionWorse", "C")])
+def test_another_command_does_so_in_the_file_for_grafana(alert, letter, tmp_path):
+    """
+    All three numbers in the query that the runbook names, and nothing else.
+    """
+
+    def queries(text: str) -> dict[tuple[str, str], str]:
+        groups = yaml.load(text, LOADER)["groups"]
+        return {
+            (rule["title"], query["refId"]): str(query["model"])
+            for group in groups
+            for rule in group["rules"]
+            for query in rule["data"]
+        }
+
+    shipped = ALERTING.read_text()
+    expected = queries(shipped)
+    for old, new in (("1.25", "1.5"), ("1.05", "1.1"), ("0.95", "0.9")):
+        assert 1 == expected[alert, letter].count(old)
+        expected[alert, letter] = expected[alert, letter].replace(old, new)
+    changed = edited(ALERTING, alert, tmp_path)
+
+    assert expected == queries(changed)
+    assert 3 == sum(a != b for a, b in zip(shipped.splitlines(), changed.splitlines(), strict=True))
+
+
+# Dashboards
+
+PAGES = {path.stem: json.loads(path.read_text()) for path in GRAFANA.glob("dashboards/*.json")}
+
+
+def panels_of(page: str) -> list[dict]:
+    """The panels of a dashboard, with its rows and what is in them."""
+    panels = PAGES[page]["panels"]
+    return [*panels, *(inner for panel in panels for inner in panel.get("panels", []))]
+
+
+def test_every_alert_has_its_panel_in_the_table():
+    """
+    The one where Grafana links it, by the titles that are read there.
+    """
+    told = {
+        alert: (dashboard, panel)
+        for alerts, dashboard, panel in re.findall(r"^\| (`Model.*`) \| (.+) \| (.+) \|$", TEXT, re.MULTILINE)
+        for alert in alerts.strip("`").split("`, `")
+    }
+    linked = {
+        alert: (PAGES[page]["title"].removeprefix("ML model quality / "), panel["title"])
+        for alert, (page, id_) in PANELS.items()
+        for panel in panels_of(page)
+        if panel["id"] == id_
+    }
+
+    assert linked == told
+
+
+def test_the_link_to_a_panel_begins_as_the_example_says():
+    """
+    For the model that is the example everywhere.
+    """
+    (link,) = re.findall(r"`(/d/[^`]*)`", TEXT)
+    (rule,) = TWINS_OF["ModelSegmentWorse"]
+    annotation = re.sub(r"{{ \$labels\.ml_model_name[^}]*}}", "fraud", rule["annotations"]["dashboard_url"])
+
+    assert annotation.startswith(f"{link}&")
+
+
+def test_tables_and_rows_of_dashboards_that_are_named_are_there():
+    """
+    By the titles that are read on the dashboard that is named before them.
+    """
+    dashboards = {page["title"].removeprefix("ML model quality / "): name for name, page in PAGES.items()}
+    section = " ".join(part("ModelSegmentWorse", "What to look at.").split())
+    named = [(kind, title) for kind, title in re.findall(r'the (table|row) "([^"]+)"', section)]
+    (dashboard,) = re.findall(r"[Oo]n the dashboard (\w+)", section)
+
+    assert ["table", "row"] == [kind for kind, _ in named]
+    assert set(named) <= {(panel["type"], panel["title"]) for panel in panels_of(dashboards[dashboard])}
 
 
 def in_trouble() -> dict[str, str]:

@@ -359,15 +359,21 @@ def tests_of_worse(metric: MetricDefinition, ours: Sides, theirs: Sides) -> tupl
     """What holds if a difference is certain, and what if it is notable; see `_worse`."""
     if metric.better == "higher":
         gap = theirs.value - ours.value
-        least = theirs.value * (1 - MARGIN)
-        if metric.unit == "{ratio}":
-            least = 1 - (1 + MARGIN_OF_ERRORS) * (1 - theirs.value)
         chance = (ours.upper - ours.value) ** 2 + (theirs.value - theirs.lower) ** 2
     else:
-        gap, least = ours.value - theirs.value, theirs.value * (1 + MARGIN)
+        gap = ours.value - theirs.value
         chance = (ours.value - ours.lower) ** 2 + (theirs.upper - theirs.value) ** 2
     certain = STRICTNESS * Expression(f"sqrt({chance})", chance.labels)
-    return (gap, ">", certain), (ours.value, "<" if metric.better == "higher" else ">", least)
+    return (gap, ">", certain), notably_worse(metric, ours.value, theirs.value)
+
+
+def notably_worse(metric: MetricDefinition, ours: Expression, theirs: Expression) -> Comparison:
+    """What holds if our value is worse than theirs by more than the margin, whether by chance or not."""
+    if metric.better != "higher":
+        return ours, ">", theirs * (1 + MARGIN)
+    if metric.unit == "{ratio}":
+        return ours, "<", 1 - (1 + MARGIN_OF_ERRORS) * (1 - theirs)
+    return ours, "<", theirs * (1 - MARGIN)
 
 
 # What comes in

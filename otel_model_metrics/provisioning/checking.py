@@ -20,6 +20,8 @@ from otel_model_metrics.provisioning.rules import Settings, recording_groups
 
 # Also keys that only Mimir, Thanos or vmalert know.
 _FILE_KEYS = {"groups", "namespace"}
+# With an apiVersion beside one of them, a file provisions the alerting of Grafana.
+_GRAFANA_KEYS = {"groups", "contactPoints", "policies"}
 _GROUP_KEYS = {"name", "interval", "rules", "limit", "query_offset", "labels", "concurrency", "eval_offset", "type"}
 _GROUP_KEYS |= {"source_tenants", "partial_response_strategy", "tenant", "eval_delay", "eval_alignment"}
 _RULE_KEYS = {"record", "alert", "expr", "for", "keep_firing_for", "labels", "annotations", "limit", "debug"}
@@ -51,6 +53,12 @@ def problems(paths: Iterable[Path], settings: Settings | None = None) -> list[st
             content = yaml.load(text, _Loader)
         except Exception as error:  # a scalar such as 2026-99-99 raises whatever its constructor does
             found.append(f"{path}: cannot be read as YAML: {_fault(error)}")
+            continue
+        if _is_for_grafana(content):  # one line: taken for Prometheus', nothing in it would be right
+            found.append(
+                f"{path}: is a file for Grafana, for it has an apiVersion; this command checks rule files of "
+                "Prometheus, such as alerts.yaml"
+            )
             continue
         found += [f"{path}: {problem}" for problem in _structure(content)]
         rules += [(f"{path}: {where}", rule) for where, rule in _rules(content)]
@@ -90,6 +98,10 @@ def _fault(error: Exception) -> str:
     mark = getattr(error, "problem_mark", None)
     text = getattr(error, "problem", None) or getattr(error, "reason", None) or str(error) or type(error).__name__
     return f"{f'line {mark.line + 1}: ' if mark else ''}{' '.join(text.split())}"
+
+
+def _is_for_grafana(content: Any) -> bool:
+    return isinstance(content, dict) and "apiVersion" in content and not _GRAFANA_KEYS.isdisjoint(content)
 
 
 def _structure(content: Any) -> Iterator[str]:

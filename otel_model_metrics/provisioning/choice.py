@@ -26,7 +26,7 @@ class Choice:
         folder: The title of the folder in which Grafana keeps alerts and dashboards.
         folder_uid: Its uid.
         window: Over which dashboards show quality, until somebody chooses another window there.
-        datasource_url: Where Grafana finds that data source, if it does not know it yet.
+        datasource_url: Where Grafana finds that data source; empty if it knows it already.
         interval: How often processes export, so that rates look at two exports at least.
         models: A regular expression that a model's whole name must match; empty for all models.
     """
@@ -52,7 +52,7 @@ class Choice:
             raise ValueError(f"folder must be a title on one line, without / and $; got {self.folder!r}.")
         for duration in (self.window, self.interval):
             promql.seconds(duration)
-        if not re.fullmatch(r"https?://[^\s$]+", self.datasource_url):
+        if self.datasource_url and not re.fullmatch(r"https?://[^\s$]+", self.datasource_url):
             raise ValueError(
                 f"datasource_url must be an address such as http://prometheus:9090, got {self.datasource_url!r}."
             )

@@ -6,7 +6,9 @@ Together they are a folder that needs nothing else: paths in them are relative t
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Any
 
 from otel_model_metrics.provisioning import documents, grafana_alerts
@@ -51,11 +53,11 @@ def dashboards_provider(choice: Choice) -> str:
 def datasource(choice: Choice) -> str:
     """Tells Grafana where the metrics are."""
     about = (
-        "Leave this out if Grafana knows your Prometheus already, and give its uid to --datasource instead.",
+        "Leave this out if Grafana knows your Prometheus already: give its uid to --datasource, without a URL.",
         "timeInterval is how often processes export: with a shorter one rates over short ranges are empty.",
     )
     source = {
-        "name": "Prometheus",
+        "name": "Prometheus" if choice.datasource == Choice().datasource else choice.datasource,
         "uid": choice.datasource,
         "type": "prometheus",
         "access": "proxy",
@@ -132,9 +134,11 @@ def kustomization(choice: Choice) -> str:
     about = (
         "kubectl apply --server-side -k . makes ConfigMaps that the sidecars of the charts grafana and",
         "kube-prometheus-stack load, and PrometheusRules. Without --server-side it keeps a copy of each in an",
-        "annotation, for which a dashboard may be too large. The sidecar for alerts is off by default:",
-        "sidecar.alerts.enabled. The folder below is taken with sidecar.dashboards.folderAnnotation: grafana_folder",
-        "and foldersFromFilesStructure: true.",
+        "annotation, for which a dashboard may be too large. The folder below is taken with the chart's values",
+        "sidecar.dashboards.folderAnnotation: grafana_folder and foldersFromFilesStructure: true.",
+        "For Grafana's own alerts instead of those of Prometheus, take prometheus-alerts.yaml out of the resources and",
+        f"add a ConfigMap of provisioning/alerting/{_NAME}.yaml with the label grafana_alert: '1'; the sidecar for it",
+        "is off by default (sidecar.alerts.enabled).",
     )
     maps = [
         {
@@ -144,17 +148,10 @@ def kustomization(choice: Choice) -> str:
         }
         for uid in pages.PAGES
     ]
-    maps.append(
-        {
-            "name": f"{_NAME}-alerts",
-            "files": [f"provisioning/alerting/{_NAME}.yaml"],
-            "options": {"labels": {"grafana_alert": "1"}},
-        }
-    )
     content = {
         "apiVersion": "kustomize.config.k8s.io/v1beta1",
         "kind": "Kustomization",
-        "resources": ["kubernetes/prometheus-rules.yaml"],
+        "resources": ["kubernetes/prometheus-rules.yaml", "kubernetes/prometheus-alerts.yaml"],
         "generatorOptions": {"disableNameSuffixHash": True},
         "configMapGenerator": maps,
     }
@@ -162,13 +159,21 @@ def kustomization(choice: Choice) -> str:
 
 
 def prometheus_rules(choice: Choice) -> str:
-    """The rules for the operator of Prometheus, a resource for each group so that none is too large."""
+    """The recording rules for the operator of Prometheus."""
+    return _prometheus_rules("rules", recording_groups(choice.settings))
+
+
+def prometheus_alerts(choice: Choice) -> str:
+    """The alert rules for the operator of Prometheus."""
+    return _prometheus_rules("alerts", alert_groups(choice.settings))
+
+
+def _prometheus_rules(kind: str, groups: Iterable[dict[str, Any]]) -> str:
     about = (
-        "The same as prometheus/rules.yaml and alerts.yaml, for the operator of Prometheus. It takes those whose "
-        "labels",
-        "its ruleSelector names: of kube-prometheus-stack, release: <name of the Helm release>.",
+        f"The same as prometheus/{kind}.yaml, for the operator of Prometheus: a resource for each group, so that none",
+        "is too large. It takes those whose labels its ruleSelector names: of kube-prometheus-stack, release: <name of",
+        "the Helm release>.",
     )
-    settings = choice.settings
     resources = [
         {
             "apiVersion": "monitoring.coreos.com/v1",
@@ -179,7 +184,6 @@ def prometheus_rules(choice: Choice) -> str:
             },
             "spec": {"groups": [group]},
         }
-        for kind, groups in (("rules", recording_groups(settings)), ("alerts", alert_groups(settings)))
         for group in groups
     ]
     return _yaml(about, *resources)
@@ -225,29 +229,97 @@ def readme(choice: Choice) -> str:
     table = "\n".join(
         f"| [`{uid}.json`](dashboards/{uid}.json) | `{uid}` | {page.description} |" for uid, page in about.items()
     )
+    known = "" if choice.datasource_url else f", and of a data source with the uid `{choice.datasource}`"
+    mounted = "".join(
+        f"| `{path}` | `/etc/grafana/{path}` |\n"
+        for path in files_of(choice)
+        if path.startswith("provisioning/") and path.endswith(".yaml")
+    )
     return f"""# Dashboards and alerts
 
-Made by `otel-model-metrics grafana`; see its `--help` for your own data source, folder, window, naming and models.
+Made by `{command_of(choice)}`.
 
 | dashboard | uid | what it answers |
 |---|---|---|
 {table}
 
-They ask for raw metrics only, so they need no recording rules; alerts do. Any Grafana from 10.4 on, with Prometheus, Mimir,
-Thanos or VictoriaMetrics behind it.
+They ask for raw metrics only, so they need no recording rules; alerts do. They need Grafana 10.4 or newer{known}, with
+Prometheus, Mimir, Thanos or VictoriaMetrics behind it.
 
 | you have | do |
 |---|---|
 | Docker, and want to look | `docker compose -f compose.yaml up`, then http://localhost:3000; `compose/` has settings for it |
-| a Grafana of your own | import `dashboards/*.json`, or mount `dashboards/` at `{_DASHBOARDS}` and `provisioning/` at `/etc/grafana/provisioning` |
-| Prometheus, Mimir, Thanos, vmalert | `prometheus/rules.yaml` and `prometheus/alerts.yaml` in `rule_files` |
+| a Grafana of your own | import `dashboards/*.json`, or mount files as below |
+| Prometheus, Thanos, vmalert | `prometheus/rules.yaml` and `prometheus/alerts.yaml` in `rule_files` |
+| Mimir | the same two files by `mimirtool rules load`, with `ruler_max_rules_per_rule_group` at 200 or more |
 | Grafana's own alerting | `prometheus/rules.yaml`, and `provisioning/alerting/{_NAME}.yaml` instead of `alerts.yaml` |
-| Kubernetes with the charts grafana or kube-prometheus-stack | `kubectl apply --server-side -k .`, which takes `kustomization.yaml` and `kubernetes/prometheus-rules.yaml` |
+| Kubernetes with the charts grafana or kube-prometheus-stack | `kubectl apply --server-side -k .`, which takes `kustomization.yaml` and the rules in `kubernetes/` |
 | Kubernetes with grafana-operator | the same, and `kubernetes/grafana-operator.yaml` as an example |
 
+Files are mounted one by one, because a folder that is mounted hides what Grafana has in its place:
+
+| file | in the container |
+|---|---|
+| `dashboards/` | `{_DASHBOARDS}` |
+{mounted}
 A file in `provisioning/alerting/` that Grafana cannot read keeps it from starting: try it where that does no harm. The two
 `.example` files there say whom to tell; read them before you rename them, for policies replace those you have.
+
+The stack of `compose.yaml` has the data source `prometheus` and promotes no labels, so it is for files made without options.
 """  # noqa: E501 - lines of a Markdown table
+
+
+def command_of(choice: Choice) -> str:
+    """
+    The command that makes these files.
+
+    >>> command_of(Choice(datasource="mimir", datasource_url="", folder="ML models"))
+    "otel-model-metrics grafana --datasource mimir --folder 'ML models'"
+    """
+    options = {
+        "datasource": choice.datasource,
+        "datasource-url": choice.datasource_url,
+        "interval": choice.interval,
+        "folder": choice.folder,
+        "folder-uid": choice.folder_uid,
+        "models": choice.models,
+        "dashboard-window": choice.window,
+        "window": choice.settings.windows,
+        "min-rows": str(choice.settings.min_rows),
+        "naming": choice.settings.naming,
+        "namespace": choice.settings.namespace,
+        "by": choice.settings.by,
+        "runbooks": choice.settings.runbooks,
+    }
+    standard = Choice()
+    if choice.datasource != standard.datasource:
+        standard = replace(standard, datasource_url="")
+    usual = {
+        "datasource": standard.datasource,
+        "datasource-url": standard.datasource_url,
+        "interval": standard.interval,
+        "folder": standard.folder,
+        "folder-uid": standard.folder_uid,
+        "models": standard.models,
+        "dashboard-window": standard.window,
+        "window": standard.settings.windows,
+        "min-rows": str(standard.settings.min_rows),
+        "naming": standard.settings.naming,
+        "namespace": standard.settings.namespace,
+        "by": standard.settings.by,
+        "runbooks": standard.settings.runbooks,
+    }
+    words = ["otel-model-metrics", "grafana"]
+    for option, value in options.items():
+        if value != usual[option]:
+            for one in value if isinstance(value, tuple) else (value,):
+                words += [f"--{option}", one]
+    return shlex.join(words)
+
+
+def files_of(choice: Choice) -> dict[str, Callable[[Choice], str]]:
+    """The files for a choice: a data source that Grafana knows already has none."""
+    return {path: make for path, make in FILES.items() if make is not datasource or choice.datasource_url}
 
 
 FILES: dict[str, Callable[[Choice], str]] = {
@@ -264,5 +336,6 @@ FILES: dict[str, Callable[[Choice], str]] = {
     "compose/prometheus.yaml": lgtm_prometheus,
     "kustomization.yaml": kustomization,
     "kubernetes/prometheus-rules.yaml": prometheus_rules,
+    "kubernetes/prometheus-alerts.yaml": prometheus_alerts,
     "kubernetes/grafana-operator.yaml": operator_example,
 }

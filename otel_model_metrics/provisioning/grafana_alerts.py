@@ -25,6 +25,8 @@ from otel_model_metrics.catalog import MetricDefinition
 from otel_model_metrics.provisioning import alerts, messages
 from otel_model_metrics.provisioning.alerts import Alert, Severity, Sides, all_of, runbook_url
 from otel_model_metrics.provisioning.choice import Choice
+from otel_model_metrics.provisioning.dashboards import GROUND_TRUTH, MODEL_PAGE, OVERVIEW, SEGMENTS
+from otel_model_metrics.provisioning.dashboards.queries import variable_of
 from otel_model_metrics.provisioning.documents import made_by
 from otel_model_metrics.provisioning.expressions import Expression, compare
 from otel_model_metrics.provisioning.layout import as_yaml, formatted
@@ -43,23 +45,20 @@ from otel_model_metrics.provisioning.promql import (
 )
 from otel_model_metrics.provisioning.rules import JUDGED, NEWEST, NOT_A_PART, REPLACED, Settings
 
-_QUALITY, _SEGMENTS, _OVERVIEW, _LABELS = (
-    f"ml-quality-{page}" for page in ("model", "segments", "overview", "ground-truth")
-)
 # Where to look: the dashboard, and the panel on it. Grafana links an alert there.
 PANELS: dict[str, tuple[str, int]] = {
-    "ModelQualityBelowObjective": (_QUALITY, 5),
-    "ModelObjectiveMissedEverywhere": (_QUALITY, 5),
-    "ModelErrorBudgetFastBurn": (_QUALITY, 5),
-    "ModelErrorBudgetSlowBurn": (_QUALITY, 5),
-    "ModelSegmentWorse": (_SEGMENTS, 5),
-    "ModelVersionWorse": (_QUALITY, 5),
-    "ModelPredictionsStopped": (_OVERVIEW, 8),
-    "ModelLabelsStopped": (_LABELS, 2),
-    "ModelRowsRejected": (_LABELS, 9),
-    "ModelSegmentsOverflow": (_SEGMENTS, 9),
-    "ModelWritersShareIdentity": (_OVERVIEW, 4),
-    "ModelRulesMissing": (_OVERVIEW, 8),
+    "ModelQualityBelowObjective": (MODEL_PAGE, 5),
+    "ModelObjectiveMissedEverywhere": (MODEL_PAGE, 5),
+    "ModelErrorBudgetFastBurn": (MODEL_PAGE, 5),
+    "ModelErrorBudgetSlowBurn": (MODEL_PAGE, 5),
+    "ModelSegmentWorse": (SEGMENTS, 5),
+    "ModelVersionWorse": (MODEL_PAGE, 5),
+    "ModelPredictionsStopped": (OVERVIEW, 8),
+    "ModelLabelsStopped": (GROUND_TRUTH, 2),
+    "ModelRowsRejected": (GROUND_TRUTH, 9),
+    "ModelSegmentsOverflow": (SEGMENTS, 9),
+    "ModelWritersShareIdentity": (OVERVIEW, 4),
+    "ModelRulesMissing": (OVERVIEW, 8),
 }
 
 INTERVAL = "1m"
@@ -109,6 +108,17 @@ class Twin:
         """
         return self.of.name if self.window in ("", Settings().windows[0]) else f"{self.of.name} {self.window}"
 
+    def _link(self, choice: Choice) -> str:
+        """The panel, with the variables of its dashboard set to what the alert is about."""
+        dashboard, panel = PANELS[self.of.name]
+        settings = choice.settings
+        told = [label for label in next(iter(self.queries.values())).labels if label in (*settings.version, *SEGMENT)]
+        chosen = [f"var-{variable_of(label)}={{{{ $labels.{label} | urlquery }}}}" for label in told]
+        window = self.of.labels.get("window")
+        return f"/d/{dashboard}?" + "&".join(
+            [*chosen, *([f"var-window={window}"] if window else []), f"viewPanel={panel}"]
+        )
+
     def rule(self, choice: Choice) -> dict[str, Any]:
         """The rule as Grafana reads it."""
         dashboard, panel = PANELS[self.of.name]
@@ -140,6 +150,7 @@ class Twin:
                 "summary": self.summary,
                 "description": self.description,
                 "runbook_url": runbook_url(choice.settings.runbooks, self.of.name),
+                "dashboard_url": self._link(choice),
                 "__dashboardUid__": dashboard,
                 "__panelId__": str(panel),
             },
@@ -209,7 +220,8 @@ def alerting_file(choice: Choice) -> str:
     about = (
         "Alerts that Grafana evaluates, for those who have no Alertmanager. Load these or alerts.yaml, not both.",
         "They need what rules.yaml records, in the data source whose uid is below. What to do about each is in",
-        "runbooks.md. A rule that is no longer in this file stays in Grafana until deleteRules has its uid.",
+        "runbooks.md. Of each rule A is the value that is shown, and the last letter the condition: it fires where",
+        "that is not 0. A rule that is no longer in this file stays in Grafana until deleteRules has its uid.",
     )
     return _file(about, {"apiVersion": 1, "groups": groups})
 

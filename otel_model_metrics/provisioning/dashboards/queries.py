@@ -16,6 +16,7 @@ from functools import cache, reduce
 from otel_model_metrics import catalog
 from otel_model_metrics.catalog import MetricDefinition, Task
 from otel_model_metrics.provisioning import promql
+from otel_model_metrics.provisioning.alerts import notably_worse
 from otel_model_metrics.provisioning.choice import Choice
 from otel_model_metrics.provisioning.expressions import CLASS, Expression, compare
 from otel_model_metrics.provisioning.promql import (
@@ -128,6 +129,11 @@ class Fleet:
         found = {(one.suffix, one.average): one.expression for one in _quantities(self, metric.name, task)}
         return found.get((suffix, average)) or found[suffix, ""]
 
+    def of_any_task(self, metric: MetricDefinition) -> Expression:
+        """A metric over the window, whatever the task of the model; of multiclass models its average."""
+        tasks = [task for task in metric.functions if promql.is_function_of_totals(metric, task)]
+        return either(self.value(metric, task) for task in tasks)
+
     def of_class(self, metric: MetricDefinition) -> Expression:
         """A metric over the window for each class of multiclass models."""
         return self.value(metric, "multiclass", average="")
@@ -159,6 +165,13 @@ class Fleet:
         """
         return either(
             better_by(metric, self.value(metric, task), reference.value(metric, task)) for metric, task in HEADLINES
+        )
+
+    def worse(self, reference: Fleet) -> Expression:
+        """Where a headline is notably worse than that of a reference, as an alert asks for beside certainty."""
+        return either(
+            compare(*notably_worse(metric, self.value(metric, task), reference.value(metric, task)))
+            for metric, task in HEADLINES
         )
 
     def margins(self, task: Task) -> Expression:
