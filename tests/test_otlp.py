@@ -112,6 +112,7 @@ def test_delta_temporality_is_warned_of():
     assert "asks for delta temporality. Prometheus-like stores drop such counters" in output
 
 
+@pytest.mark.alone  # the export at exit has ten seconds for thousands of series
 def test_many_segments_and_classes_are_not_merged_by_the_sdk(tmp_path):
     """
     configure() lifts the SDK's limit of 2,000 attribute sets an instrument.

@@ -558,6 +558,9 @@ print(RankingPacking(RankingEncoder((1,))).prediction({shown}, None).hex())
 class Unwritable:
     """An item that has no text."""
 
+    def __repr__(self) -> str:
+        return "Unwritable()"  # without its address, for tests are named after it
+
     def __str__(self) -> str:
         raise RuntimeError("no")
 
