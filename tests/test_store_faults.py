@@ -318,7 +318,6 @@ def aside(path: Path) -> list[Path]:
     return [found for found in path.parent.glob(f"{path.name}.corrupt-*") if not found.name.endswith(("-wal", "-shm"))]
 
 
-@pytest.mark.alone
 def test_what_is_no_database_is_moved_aside(live, tmp_path, caplog):
     """
     A file that is none of SQLite's is kept under another name, with a clear message, and a new one is made.
@@ -328,6 +327,7 @@ def test_what_is_no_database_is_moved_aside(live, tmp_path, caplog):
     monitor = live(f"sqlite:///{path}")
 
     predict(monitor, ids_of("new", 100))
+    assert monitor.flush(10.0)  # a new one is made in the background
 
     assert {"matched": 100} == outcomes_of(monitor, ids_of("new", 100))
     (moved,) = aside(path)
