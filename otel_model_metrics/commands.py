@@ -119,8 +119,9 @@ def rules(
     """
     from otel_model_metrics.provisioning import documents
 
-    where = {"runbooks": runbooks} if runbooks else {}
-    settings = _settings(windows=windows, min_rows=min_rows, naming=naming, namespace=namespace, by=by, **where)
+    settings = _settings(
+        windows=windows, min_rows=min_rows, naming=naming, namespace=namespace, by=by, runbooks=runbooks
+    )
     _write_or_check(out, settings, documents.FILES, check)
 
 
@@ -198,8 +199,9 @@ def grafana(
     from otel_model_metrics.provisioning import grafana as made
     from otel_model_metrics.provisioning.choice import Choice
 
-    where = {"runbooks": runbooks} if runbooks else {}
-    settings = _settings(windows=windows, min_rows=min_rows, naming=naming, namespace=namespace, by=by, **where)
+    settings = _settings(
+        windows=windows, min_rows=min_rows, naming=naming, namespace=namespace, by=by, runbooks=runbooks
+    )
     if datasource_url is not None:
         chosen["datasource_url"] = datasource_url
     elif datasource != Choice().datasource:
@@ -319,6 +321,6 @@ def _settings(**chosen: Any) -> Settings:
     from otel_model_metrics.provisioning.rules import Settings
 
     try:
-        return Settings(**chosen)
+        return Settings(**{name: value for name, value in chosen.items() if value is not None})
     except ValueError as error:
         raise click.UsageError(str(error)) from error

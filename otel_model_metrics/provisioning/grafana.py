@@ -276,45 +276,36 @@ def command_of(choice: Choice) -> str:
     >>> command_of(Choice(datasource="mimir", datasource_url="", folder="ML models"))
     "otel-model-metrics grafana --datasource mimir --folder 'ML models'"
     """
-    options = {
-        "datasource": choice.datasource,
-        "datasource-url": choice.datasource_url,
-        "interval": choice.interval,
-        "folder": choice.folder,
-        "folder-uid": choice.folder_uid,
-        "models": choice.models,
-        "dashboard-window": choice.window,
-        "window": choice.settings.windows,
-        "min-rows": str(choice.settings.min_rows),
-        "naming": choice.settings.naming,
-        "namespace": choice.settings.namespace,
-        "by": choice.settings.by,
-        "runbooks": choice.settings.runbooks,
-    }
     standard = Choice()
     if choice.datasource != standard.datasource:
-        standard = replace(standard, datasource_url="")
-    usual = {
-        "datasource": standard.datasource,
-        "datasource-url": standard.datasource_url,
-        "interval": standard.interval,
-        "folder": standard.folder,
-        "folder-uid": standard.folder_uid,
-        "models": standard.models,
-        "dashboard-window": standard.window,
-        "window": standard.settings.windows,
-        "min-rows": str(standard.settings.min_rows),
-        "naming": standard.settings.naming,
-        "namespace": standard.settings.namespace,
-        "by": standard.settings.by,
-        "runbooks": standard.settings.runbooks,
-    }
+        standard = replace(standard, datasource_url="")  # as the command does
+    usual = _options(standard)
     words = ["otel-model-metrics", "grafana"]
-    for option, value in options.items():
-        if value != usual[option]:
-            for one in value if isinstance(value, tuple) else (value,):
-                words += [f"--{option}", one]
+    for option, values in _options(choice).items():
+        if values != usual[option]:
+            for value in values:
+                words += [f"--{option}", value]
     return shlex.join(words)
+
+
+def _options(choice: Choice) -> dict[str, tuple[str, ...]]:
+    """What is said of a choice on the command line."""
+    settings = choice.settings
+    return {
+        "datasource": (choice.datasource,),
+        "datasource-url": (choice.datasource_url,),
+        "interval": (choice.interval,),
+        "folder": (choice.folder,),
+        "folder-uid": (choice.folder_uid,),
+        "models": (choice.models,),
+        "dashboard-window": (choice.window,),
+        "window": settings.windows,
+        "min-rows": (str(settings.min_rows),),
+        "naming": (settings.naming,),
+        "namespace": (settings.namespace,),
+        "by": settings.by,
+        "runbooks": (settings.runbooks,),
+    }
 
 
 def files_of(choice: Choice) -> dict[str, Callable[[Choice], str]]:

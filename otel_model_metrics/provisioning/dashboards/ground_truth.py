@@ -33,9 +33,8 @@ def ground_truth(choice: Choice) -> dashboard.Dashboard:
         style.numbers(
             2,
             "Labelled rows",
-            "Predictions that got their label within the window, of all chosen models. 0 means that nobody knows "
-            "how good "
-            "they are.",
+            "Predictions that got their label within the window, of all chosen models. 0 means that nobody knows how "
+            "good they are.",
             [Query(f"sum({fleet.rows()})")],
             size=(5, 6),
             steps=((None, style.RED), (1, "text")),
@@ -59,8 +58,8 @@ def ground_truth(choice: Choice) -> dashboard.Dashboard:
         style.numbers(
             4,
             "Least coverage",
-            "The share of predictions that has its label, of the model that has the smallest one: of those old enough "
-            "where labels come late, else of all in the window.",
+            "The share of predictions that has its label, of the model that has the smallest one: of those old "
+            "enough where labels come late, else of all in the window.",
             [Query(f"min({fleet.coverage()})")],
             size=(5, 6),
             unit=style.PERCENT,
@@ -154,8 +153,8 @@ def _models(choice: Choice, fleet: Fleet) -> Any:
     return style.rows(
         11,
         "Labels of each model",
-        "What is known of each version's labels over the window. A dash: its labels come with the predictions, so that "
-        "there is nothing to wait for.",
+        "What is known of each version's labels over the window. A dash: its labels come with the predictions, so "
+        "that there is nothing to wait for.",
         queries,
         columns,
         size=(24, 8),
@@ -204,9 +203,8 @@ def _waiting(fleet: Fleet) -> list[Any]:
         style.lines(
             8,
             "Predictions that wait for their label",
-            "Of each version. It should level off after as long as labels usually take; if it only grows, labels "
-            "do not "
-            "come.",
+            "Of each version. It should level off after as long as labels usually take; if it only grows, labels do "
+            "not come.",
             [Query(fleet.gauge("label.pending", "max"), style.version_name(fleet.choice))],
             unit=style.COUNT,
             no_value="nothing waits",
@@ -223,8 +221,7 @@ def _waiting(fleet: Fleet) -> list[Any]:
             13,
             "What became of labels",
             "Labels per second by outcome, and predictions that were given up: evicted for lack of room (raise "
-            "capacity=), "
-            "or unlabelled when their time was over.",
+            "capacity=), or unlabelled when their time was over.",
             [Query(_some(_sum(fleet.rate("labels", (_OUTCOME,)), _OUTCOME)), f"{{{{{_OUTCOME}}}}}")],
             unit=style.PER_SECOND,
             no_value="no late labels",
@@ -249,8 +246,7 @@ def _processes(fleet: Fleet) -> list[Any]:
             14,
             "Time since the last report",
             "Seconds since any process of each version reported. More than two export intervals: the way to the "
-            "store is "
-            "broken, or the service is.",
+            "store is broken, or the service is.",
             [Query(f"time() - max by ({labels}) (timestamp({age}))", style.version_name(fleet.choice))],
             size=(12, 7),
             unit=style.SECONDS,

@@ -50,9 +50,8 @@ def model(choice: Choice) -> dashboard.Dashboard:
         choice,
         MODEL_PAGE,
         "Model",
-        "How good is one model, how sure is that, since when, and what kind of errors does it make? Values are "
-        "those of "
-        "all processes together, over the window.",
+        "How good is one model, how sure is that, since when, and what kind of errors does it make? Values are those "
+        "of all processes together, over the window.",
     )
     together = Fleet(choice, versions=False)
     for panel in _first_look(choice, together):
@@ -73,9 +72,8 @@ def _first_look(choice: Choice, together: Fleet) -> list[Any]:
     quality = style.numbers(
         2,
         "Quality",
-        "The main metric of the model over the window: accuracy, mean absolute error, or mean reciprocal rank. "
-        "How sure "
-        "it is, the chart below shows.",
+        "The main metric of the model over the window: accuracy, mean absolute error, or mean reciprocal rank. How "
+        "sure it is, the chart below shows.",
         [
             Query(together.headline(ratio=True, named=True), f"{{{{{METRIC}}}}}", "A"),
             Query(together.headline(ratio=False, named=True), f"{{{{{METRIC}}}}}", "B"),
@@ -89,9 +87,8 @@ def _first_look(choice: Choice, together: Fleet) -> list[Any]:
     evidence = style.numbers(
         10,
         "Evidence",
-        "What the numbers rest on: labelled rows in the window, the age of the newest label where labels come "
-        "late, the "
-        "share of predictions that has a label, and rows that could not be used.",
+        "What the numbers rest on: labelled rows in the window, the age of the newest label where labels come late, "
+        "the share of predictions that has a label, and rows that could not be used.",
         [
             Query(together.rows(), "labelled rows", "A"),
             Query(together.gauge("label.age", "min"), "newest label", "B"),
@@ -114,9 +111,8 @@ def _first_look(choice: Choice, together: Fleet) -> list[Any]:
         style.lines(
             7,
             "Predictions",
-            "What the model predicts: for classifiers the share of each class, which needs no labels and so "
-            "moves first; "
-            "else predictions per second.",
+            "What the model predicts: for classifiers the share of each class, which needs no labels and so moves "
+            "first; else predictions per second.",
             [Query(together.rate("predictions", (PREDICTED,)), f"{{{{{PREDICTED}}}}}")],
             size=(24, 7),
             unit=style.PER_SECOND,
@@ -144,8 +140,8 @@ def _objectives(choice: Choice) -> Any:
     return style.rows(
         4,
         "Objectives",
-        "How much better (above 0) or worse each metric is than its objective, as a share of the objective. Without a "
-        "status there are too few rows to judge. Metrics that no total tells are those of the best process.",
+        "How much better (above 0) or worse each metric is than its objective, as a share of the objective. Without "
+        "a status there are too few rows to judge. Metrics that no total tells are those of the best process.",
         queries,
         columns,
         size=(11, 6),
@@ -169,8 +165,8 @@ def _main_chart(together: Fleet) -> Any:
     panel = style.lines(
         5,
         "Quality and its 95 % interval",
-        "The main metric of the selected versions together, its 95 % interval as a band, and its objective dashed. As "
-        "long as the objective is inside the band, chance may explain that it is missed.",
+        "The main metric of the selected versions together, its 95 % interval as a band, and its objective dashed. "
+        "As long as the objective is inside the band, chance may explain that it is missed.",
         queries,
         size=(14, 9),
         unit=style.PERCENT,
@@ -311,9 +307,8 @@ def _versions(choice: Choice) -> Any:
     return style.rows(
         43,
         "Versions",
-        "Each version over the window. Where the intervals of two versions (at least, at most) do not meet, "
-        "chance does "
-        "not explain that they differ.",
+        "Each version over the window. Where the intervals of two versions (at least, at most) do not meet, chance "
+        "does not explain that they differ.",
         queries,
         columns,
         size=(24, 7),
@@ -345,8 +340,8 @@ def _worst_segments(choice: Choice, together: Fleet) -> Any:
     return style.rows(
         15,
         "Worst segments",
-        "How much worse (below 0) than the model as a whole the main metric of a segment is, as a share; the worst ten "
-        "with enough rows first.",
+        "How much worse (below 0) than the model as a whole the main metric of a segment is, as a share; the worst "
+        "ten with enough rows first.",
         queries,
         columns,
         size=(24, 8),
@@ -364,8 +359,8 @@ def _processes(choice: Choice) -> list[Any]:
             style.lines(
                 60 if ratio else 61,
                 f"{main_names(ratio=ratio)} of each process",
-                "The live view: each process over its own window. It explains what the fleet does, and need not equal "
-                "it: their mean is not the quality of the fleet.",
+                "The live view: each process over its own window. It explains what the fleet does, and need not "
+                "equal it: their mean is not the quality of the fleet.",
                 [Query(series, _PROCESS)],
                 unit=style.PERCENT if ratio else style.NUMBER,
                 no_value="no process has such a metric",

@@ -57,9 +57,8 @@ def overview(choice: Choice) -> dashboard.Dashboard:
         style.numbers(
             4,
             "Models at work",
-            "Versions that made predictions within the window, of those that did within a day. It tells a "
-            "healthy fleet "
-            "from one that is silent.",
+            "Versions that made predictions within the window, of those that did within a day. It tells a healthy "
+            "fleet from one that is silent.",
             [
                 Query(_count_of(reporting).or_else(_count_of(fleet.known()) * 0), "at work"),
                 Query(_count_of(fleet.known()), "known"),
@@ -89,9 +88,8 @@ def overview(choice: Choice) -> dashboard.Dashboard:
             style.history(
                 7,
                 "Worst objective over time",
-                "For each version the distance of its worst metric to its objective, as a share of the "
-                "objective: below "
-                "0 it is missed.",
+                "For each version the distance of its worst metric to its objective, as a share of the objective: "
+                "below 0 it is missed.",
                 [
                     Query(
                         _worst(one, fleet, "min"),

@@ -218,11 +218,11 @@ class Fleet:
         """Labelled rows in the window, where they are enough to judge by."""
         return compare(self.rows(), ">=", Expression(MIN_ROWS))
 
-    def objectives(self, direction: str = "higher", matchers: Mapping[str, str] | None = None) -> Expression:
+    def objectives(self, direction: str = "higher") -> Expression:
         """The objectives. Should processes differ, the one that is easiest to meet."""
         settings = self.choice.settings
         gauge = settings.gauge(catalog.OBJECTIVE, catalog.OBJECTIVE_UNIT)
-        of = selector(gauge, matchers, chosen((MODEL, VERSION, *settings.by)))
+        of = selector(gauge, None, chosen((MODEL, VERSION, *settings.by)))
         easiest = "min" if direction == "higher" else "max"
         return Expression(f"{easiest} by ({', '.join(self._objective_labels)}) ({of})", self._objective_labels)
 
@@ -267,10 +267,8 @@ class Fleet:
 
     def known(self) -> Expression:
         """1 for everything that made predictions lately, also if it is silent now."""
-        settings = self.choice.settings
-        counter = counter_name("predictions", settings.naming, settings.namespace)
-        series = selector(counter, self.scope.matched({}), self.scope.matchers)
-        return Expression(f"group by ({', '.join(self.labels)}) (last_over_time({series}[{KNOWN_FOR}]))", self.labels)
+        lately = f"last_over_time({self._predictions}[{KNOWN_FOR}])"
+        return Expression(f"group by ({', '.join(self.labels)}) ({lately})", self.labels)
 
     def evidence(self) -> Expression:
         """
@@ -292,6 +290,7 @@ class Fleet:
 
     @property
     def _predictions(self) -> str:
+        """The series that count predictions."""
         settings = self.choice.settings
         counter = counter_name("predictions", settings.naming, settings.namespace)
         return selector(counter, self.scope.matched({}), self.scope.matchers)
@@ -324,7 +323,6 @@ class Fleet:
 
 _UNITS = {
     **{metric.name: metric.unit for metric in catalog.METRICS},
-    **{metric.name + suffix: metric.unit for metric in catalog.METRICS for suffix in catalog.BOUNDS},
     **{health.name: health.unit for health in catalog.HEALTH},
 }
 _UNSEGMENTED = {count.name for count in catalog.COUNTS}

@@ -78,8 +78,7 @@ def segments(choice: Choice) -> dashboard.Dashboard:
             9,
             "Rows not told apart",
             "Rows of the window whose segment value came after the first max_segment_values ones: they are one "
-            "segment, "
-            "__other__. More than a few: raise the bound, or record a coarser segment.",
+            "segment, __other__. More than a few: raise the bound, or record a coarser segment.",
             [
                 Query(f"sum({whole.count('segments.overflowed')})", "in __other__"),
                 Query(f"sum({whole.predictions()})", "all"),
@@ -110,8 +109,7 @@ def segments(choice: Choice) -> dashboard.Dashboard:
                 8,
                 "Share of the traffic",
                 "Predictions of each segment, as a share of them all. When the mix shifts, the model as a whole "
-                "moves though "
-                "no segment does.",
+                "moves though no segment does.",
                 [Query(parts.rate("predictions"), _SEGMENT)],
                 size=(24, 8),
                 unit=style.PER_SECOND,
@@ -138,8 +136,8 @@ def _metrics(parts: Fleet) -> Any:
     return style.rows(
         10,
         "Metrics",
-        "Every metric that segments have, over the window: the one that an alert names is here, if it is not the main "
-        "one. Of multiclass models they are averages over classes; cut-offs of rankings have a row each.",
+        "Every metric that segments have, over the window: the one that an alert names is here, if it is not the "
+        "main one. Of multiclass models they are averages over classes; cut-offs of rankings have a row each.",
         queries,
         [*columns, Column(K, "k", width=50), Column("Value #R", "Rows", style.COUNT, decimals=0)],
         size=(24, 9),
@@ -168,9 +166,8 @@ def _table(choice: Choice, whole: Fleet, parts: Fleet, gaps: Expression) -> Any:
     return style.rows(
         5,
         "Segments",
-        "Each segment over the window, the worst first: its main metric with its 95 % interval, and how it "
-        "compares with "
-        "the model as a whole (below 0 is worse). Mind the rows: with few of them a gap means little.",
+        "Each segment over the window, the worst first: its main metric with its 95 % interval, and how it compares "
+        "with the model as a whole (below 0 is worse). Mind the rows: with few of them a gap means little.",
         queries,
         columns,
         size=(24, 9),
