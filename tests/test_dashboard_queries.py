@@ -11,9 +11,11 @@ import math
 import urllib.request
 from collections import Counter
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from backends import get
 from dashboard_fleet import HOUR, MINUTE, Fleet, Row
 from oracles import Rows, expected
@@ -74,6 +76,7 @@ HEADLINES = {
     task: next(metric.name for metric in catalog.metrics_of(task) if metric.headline) for task in catalog.TASKS
 }
 
+ALERTING = Path(__file__).parent.parent / "grafana" / "provisioning" / "alerting" / "ml-model-quality.yaml"
 in_both_stores = pytest.mark.parametrize("store", STORES)
 on_every_page = pytest.mark.parametrize("uid", PAGES)
 
@@ -1256,3 +1259,36 @@ def test_distances_are_written_as_words(uid, title, margin, status):
     What is not missed by much is near; without an objective or enough rows there is none.
     """
     assert status == word(PAGES[uid].panel(title), "Status", margin)
+
+
+# Alerts
+
+
+@in_both_stores
+def test_the_fleet_answers_every_query_of_grafanas_alerts(fleet, store):
+    """
+    Here no rule records anything: what rests on records has no values, what does not has them, and ModelRulesMissing
+    tells of every model that makes predictions. Whom each fires for is said in test_grafana_alert_story.py.
+    """
+    rules = {
+        rule["title"]: {
+            query["refId"]: query["model"]["expr"] for query in rule["data"] if query["datasourceUid"] != "__expr__"
+        }
+        for group in yaml.safe_load(ALERTING.read_text())["groups"]
+        for rule in group["rules"]
+    }
+
+    found = {
+        title: {ref: fleet.stores[store].query(expression, fleet.now) for ref, expression in queries.items()}
+        for title, queries in rules.items()
+    }
+
+    assert 13 == len(found)
+    live = {"ModelRulesMissing", "ModelWritersShareIdentity", "ModelObjectiveMissedEverywhere"}
+    silent = {title for title, answers in found.items() if not any(answers.values())}
+    assert rules.keys() - live <= silent | {"ModelRowsRejected", "ModelSegmentsOverflow"}, silent
+    missing = found["ModelRulesMissing"]
+    made = {labels[promql.MODEL]: value for labels, value in missing["A"] if value > 0}
+    recorded = {labels[promql.MODEL]: value for labels, value in missing["B"]}
+    assert set(EVERY) - {"dead"} == made.keys()
+    assert dict.fromkeys(made, 0.0) == {model: recorded[model] for model in made}
