@@ -7,19 +7,14 @@ the rest of that file; both are told, and everything else is handed over.
 
 from __future__ import annotations
 
-import codecs
 import csv
 import datetime
-import difflib
 import functools
-import glob
-import gzip
 import io
 import itertools
 import json
 import math
 import re
-import zlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -28,16 +23,32 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TextIO
 
+from otel_model_metrics.files import (
+    CSV,
+    JSONL,
+    LONGEST_LINE,
+    PARQUET,
+    SHOWN_COLUMNS,
+    ColumnError,
+    CountedFile,
+    FileError,
+    csv_header,
+    find_files,
+    has_ending,
+    json_columns,
+    json_object,
+    missing_column,
+    need_columns,
+    parquet_file,
+    told_faults,
+    unpacked,
+)
 from otel_model_metrics.ground_truth.ids import id_text
 
-ENDINGS = (".csv", ".csv.gz", ".jsonl", ".jsonl.gz", ".parquet")
+ENDINGS = (*CSV, *JSONL, *PARQUET)
 BATCH_ROWS = 10_000
 
-_LONGEST_LINE = 1 << 24  # characters; a file without line ends would otherwise be read into memory
-_BUFFER = 1 << 18
-_PEEKED_ROWS = 1_000  # of a JSONL file, whose columns are nowhere but in its rows
-_SHOWN_COLUMNS = 20
-_GZIP = b"\x1f\x8b"
+_LONGEST_LINE = LONGEST_LINE
 _YEAR_10000 = 253_402_300_800.0
 
 _WHOLE = re.compile(r"[+-]?[0-9]+")
@@ -62,20 +73,12 @@ class Inbox(Protocol):
         """
 
 
-class ColumnError(ValueError):
-    """A file has no such column. Nothing was read yet."""
-
-
 class ModelError(Exception):
     """The store does not know of which version the model is."""
 
 
 class StoreError(Exception):
     """The store cannot be reached any more; says how far it went."""
-
-
-class _FileError(Exception):
-    """A file cannot be read, or no further."""
 
 
 class _RowError(Exception):
@@ -159,42 +162,9 @@ class Tally:
 
 def find(arguments: Sequence[str]) -> list[Path]:
     """
-    The files that are meant, each once: files, patterns that no shell has expanded, and what is in folders.
-
-    In folders and patterns other kinds of files are passed over, and so is what begins with ``.`` or ``_``.
-
-    Raises:
-        ValueError: If an argument is no file of labels, or has none in it.
+    The files of labels that are meant, each once; see `find_files`.
     """
-    found: dict[Path, Path] = {}
-    for argument in arguments:
-        path = Path(argument)
-        if path.is_file():
-            if not _is_known(path):
-                raise ValueError(f"{argument}: expected a name that ends in {', '.join(ENDINGS)}.")
-            files = [path]
-        else:
-            matched = [path] if path.is_dir() else [Path(name) for name in glob.glob(argument, recursive=True)]
-            if not matched:
-                raise ValueError(f"{argument}: there is no such file, and none that matches it.")
-            files = sorted({file for one in matched for file in _files_of(one)})
-            if not files:
-                raise ValueError(f"{argument}: there is no file in it that ends in {', '.join(ENDINGS)}.")
-        for file in files:
-            found.setdefault(file.resolve(), file)
-    return list(found.values())
-
-
-def _is_known(path: Path) -> bool:
-    return path.name.lower().endswith(ENDINGS)
-
-
-def _files_of(path: Path) -> Iterator[Path]:
-    # Only names below the folder count as hidden: the folder itself was asked for.
-    for file in path.rglob("*") if path.is_dir() else [path]:
-        hidden = any(part.startswith((".", "_")) for part in file.relative_to(path).parts)
-        if not hidden and _is_known(file) and file.is_file():
-            yield file
+    return find_files(arguments, ENDINGS)
 
 
 def feed(inbox: Inbox, model: str, version: str | None, files: Sequence[LabelFile], tally: Tally) -> None:
@@ -231,19 +201,8 @@ def feed(inbox: Inbox, model: str, version: str | None, files: Sequence[LabelFil
                 tally.known += counts["known"]
                 if counts["rejected"]:  # not by our own check of ids, so nobody knows which
                     tally.reject("refused by the store", f"{first} to {last}", counts["rejected"])
-        except _FileError as error:
+        except FileError as error:
             tally.problems.append(str(error))
-
-
-class _Counted(io.FileIO):
-    """A file that counts the bytes taken from it, which is how far one is in it even when it is compressed."""
-
-    taken = 0
-
-    def readinto(self, buffer: Any) -> Any:
-        count = super().readinto(buffer)
-        self.taken += count or 0
-        return count
 
 
 _Row = tuple[int, Any, Any, Any]  # its line, id, label (None: not known yet) and time
@@ -268,14 +227,14 @@ class LabelFile:
         self.path = path
         self.size = path.stat().st_size
         self._columns = columns
-        self._raw: _Counted | None = None
+        self._raw: CountedFile | None = None
         self._part = 0.0
-        self._is_parquet = path.name.lower().endswith(".parquet")
-        self._is_csv = not self._is_parquet and ".csv" in path.name.lower()[-7:]
+        self._is_parquet = has_ending(path, PARQUET)
+        self._is_csv = has_ending(path, CSV)
         try:
-            with self._faults():
+            with told_faults(self.path):
                 self._check()
-        except _FileError:
+        except FileError:
             pass  # nothing of it can be handed over by mistake, and other files are still to come
         self._part, self._raw = 0.0, None
 
@@ -290,14 +249,14 @@ class LabelFile:
         """
         before = tally.rows
         rows = self._usable_rows(tally)
-        fault: _FileError | None = None
+        fault: FileError | None = None
         some = False
         while fault is None:
             batch: list[_Row] = []
             try:
                 for row in itertools.islice(rows, BATCH_ROWS):
                     batch.append(row)
-            except _FileError as error:
+            except FileError as error:
                 fault = error  # what came before is good
             if not batch:
                 break
@@ -308,12 +267,12 @@ class LabelFile:
         if fault is not None:
             raise fault
         if not some and tally.rows == before:
-            raise _FileError(f"{self.path} has no rows.")
+            raise FileError(f"{self.path} has no rows.")
 
     def _usable_rows(self, tally: Tally) -> Iterator[_Row]:
-        with self._faults():
+        with told_faults(self.path):
             if not self.size:
-                raise _FileError(f"{self.path} is empty.")
+                raise FileError(f"{self.path} is empty.")
             read = self._parquet_rows if self._is_parquet else self._csv_rows if self._is_csv else self._jsonl_rows
             for line, id_, label, time in read(tally):
                 try:
@@ -324,91 +283,49 @@ class LabelFile:
                 except _RowError as error:
                     tally.reject(str(error), f"{self.path}:{line}")
 
-    @contextmanager
-    def _faults(self) -> Iterator[None]:
-        """Whatever a reader raises about a file, as an error that names the file."""
-        try:
-            yield
-        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-            raise _FileError(f"{self.path} is cut off or damaged, as its compression tells: {error}.") from error
-        except OSError as error:
-            raise _FileError(f"{self.path} cannot be read: {error}.") from error
-
     def _check(self) -> None:
         """Find the columns, without reading more than is needed for it."""
         if not self.size:
             return
         if self._is_parquet:
-            with self._parquet() as parquet:
+            with parquet_file(self.path) as parquet:
                 self._need(list(parquet.schema_arrow.names))
                 self._check_types(parquet.schema_arrow)
         elif self._is_csv:
             with self._text() as text:
-                self._need(self._header(csv.reader(self._lines(text), strict=True)))
+                self._need(csv_header(self.path, csv.reader(self._lines(text), strict=True)))
         else:
             with self._text() as text:
-                rows = (_object(line) for line in itertools.islice(self._lines(text), _PEEKED_ROWS))
-                names = list(dict.fromkeys(name for row in rows if row is not None for name in row))
+                names = json_columns(self._lines(text))
             if names and self._columns.id not in names:  # the others may come later
-                raise self._missing("id", names)
+                raise missing_column(self.path, names, "id", self._columns.id)
 
     def _need(self, names: list[str]) -> None:
-        """See that the columns are there, each once."""
-        for option in ("id", "label", "time"):
-            name = getattr(self._columns, option)
-            if name is not None and name not in names:
-                raise self._missing(option, names)
-            if name is not None and names.count(name) > 1:
-                raise ColumnError(f"{self.path} has more than one column {name!r}.")
+        need_columns(self.path, names, self._wanted(), "," if self._is_csv else None)
 
-    def _missing(self, option: str, names: list[str]) -> ColumnError:
-        name = getattr(self._columns, option)
-        if self._is_csv and len(names) == 1:
-            other = {";": "semicolons", "\t": "tabs", "|": "bars"}
-            by = next((f", not by {word}" for sign, word in other.items() if sign in names[0]), "")
-            return ColumnError(
-                f"{self.path} has only one column, {names[0][:80]!r}. Columns must be separated by commas{by}."
-            )
-        lowered = {one.lower(): one for one in reversed(names)}
-        near = difflib.get_close_matches(name.lower(), lowered, n=1, cutoff=0.5)
-        hint = f"; did you mean {lowered[near[0]]!r}?" if near else "."
-        more = f" and {len(names) - _SHOWN_COLUMNS} more" if len(names) > _SHOWN_COLUMNS else ""
-        return ColumnError(
-            f"{self.path} has no column {name!r}{hint} Name it with --{option}. "
-            f"There are: {', '.join(names[:_SHOWN_COLUMNS])}{more}."
-        )
+    def _wanted(self) -> list[tuple[str, str]]:
+        """Options, and the columns they name."""
+        named = [("id", self._columns.id), ("label", self._columns.label)]
+        return [*named, ("time", self._columns.time)] if self._columns.time is not None else named
 
     # CSV and JSONL
 
     @contextmanager
     def _text(self) -> Iterator[TextIO]:
-        with _Counted(self.path) as self._raw, io.BufferedReader(self._raw, _BUFFER) as plain:
-            # Not by the name: a download may have been unpacked on its way, or not.
-            stream: Any = gzip.GzipFile(fileobj=plain) if plain.peek(2)[:2] == _GZIP else plain
-            if stream.peek(2)[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
-                raise _FileError(f"{self.path} is UTF-16. Save it as UTF-8.")
+        with CountedFile(self.path) as self._raw, unpacked(self._raw) as stream:
             # What is not UTF-8 becomes lone surrogates, so that it costs its row and not the file.
             yield io.TextIOWrapper(stream, encoding="utf-8-sig", errors="surrogateescape", newline="")
 
     def _lines(self, text: TextIO) -> Iterator[str]:
         while line := text.readline(_LONGEST_LINE):
             if len(line) == _LONGEST_LINE:
-                raise _FileError(f"{self.path} has a line of more than {_LONGEST_LINE:,} characters.")
+                raise FileError(f"{self.path} has a line of more than {_LONGEST_LINE:,} characters.")
             yield line
-
-    def _header(self, reader: Iterator[list[str]]) -> list[str]:
-        try:
-            header = next((row for row in reader if row), None)
-        except csv.Error as error:
-            raise _FileError(f"{self.path} has no usable header: {error}.") from error
-        if header is None:
-            raise _FileError(f"{self.path} is empty.")
-        return header
 
     def _csv_rows(self, tally: Tally) -> Iterator[_Row]:
         with self._text() as text:
             reader = csv.reader(self._lines(text), strict=True)
-            header = self._header(reader)
+            header = csv_header(self.path, reader)
             self._need(header)
             width = len(header)
             at_id, at_label = header.index(self._columns.id), header.index(self._columns.label)
@@ -444,36 +361,23 @@ class LabelFile:
             for number, line in enumerate(self._lines(text), 1):
                 if line.isspace():
                     continue
-                row = _object(line)
+                row = json_object(line)
                 if row is None:
                     tally.reject("broken JSON", f"{self.path}:{number}")
                     continue
                 if missing:
                     missing -= row.keys()
-                    if len(names) < _SHOWN_COLUMNS:
+                    if len(names) < SHOWN_COLUMNS:
                         names.update(dict.fromkeys(row))
                 yield number, row.get(id_), row.get(label), row.get(time)
-        for option in ("id", "label", "time"):
-            if names and getattr(self._columns, option) in missing:
-                raise _FileError(str(self._missing(option, list(names))))
+        for option, name in self._wanted():
+            if names and name in missing:
+                raise FileError(str(missing_column(self.path, list(names), option, name)))
 
     # Parquet
 
-    @contextmanager
-    def _parquet(self) -> Iterator[Any]:
-        import pyarrow  # type: ignore[import-untyped]
-        import pyarrow.parquet  # type: ignore[import-untyped]
-
-        try:
-            # Buffered, or else whole row groups are read into memory, and a file may be a single one.
-            with pyarrow.parquet.ParquetFile(self.path, buffer_size=_BUFFER, pre_buffer=False) as parquet:
-                yield parquet
-        except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
-            first = (str(error).splitlines() or [""])[0].rstrip(".")
-            raise _FileError(f"{self.path} is cut off, damaged or no Parquet file: {first}.") from error
-
     def _check_types(self, schema: Any) -> None:
-        from pyarrow import types
+        from pyarrow import types  # type: ignore[import-untyped]
 
         label, id_ = schema.field(self._columns.label).type, schema.field(self._columns.id).type
         if types.is_map(label) and not (types.is_string(label.key_type) or types.is_large_string(label.key_type)):
@@ -492,7 +396,7 @@ class LabelFile:
             )
 
     def _parquet_rows(self, tally: Tally) -> Iterator[_Row]:
-        with self._parquet() as parquet:
+        with parquet_file(self.path) as parquet:
             self._need(list(parquet.schema_arrow.names))
             self._check_types(parquet.schema_arrow)
             time = self._columns.time or "time"
@@ -528,15 +432,6 @@ def value_of(text: str) -> bool | int | float | str:
     if _DECIMAL.fullmatch(bare):
         return float(bare)
     return {"true": True, "false": False}.get(bare.lower(), text)
-
-
-def _object(line: str) -> dict[str, Any] | None:
-    """The object in a line of JSON; None if there is none."""
-    try:
-        row = json.loads(line)
-    except (ValueError, RecursionError):
-        return None
-    return row if isinstance(row, dict) else None
 
 
 def _usable_id(value: Any) -> str | int:

@@ -1,0 +1,3 @@
+"""
+Batch mode: quality metrics of predictions that are in files.
+"""
