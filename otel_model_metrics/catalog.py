@@ -12,7 +12,8 @@ A function says by its argument names what it needs. Additive statistics come as
 - ranking: ``n`` ``reciprocal`` ``precision`` ``recall`` ``ndcg`` ... (`statistics/ranking.py`)
 
 A function that asks for rows instead (``y_true`` with ``y_score`` in binary, ``y_pred`` in regression) is called
-once a group; such a metric is no function of totals.
+once a group; such a metric is no function of totals. Of rows that are too many to keep, `summarised` computes it from
+a summary (`statistics/summaries.py`); without that it is exact up to a size and absent beyond.
 """
 
 from __future__ import annotations
@@ -27,7 +28,16 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from otel_model_metrics.statistics import binary, classification, intervals, labels, multiclass, ranking, regression
+from otel_model_metrics.statistics import (
+    binary,
+    classification,
+    intervals,
+    labels,
+    multiclass,
+    ranking,
+    regression,
+    summaries,
+)
 
 Task = Literal["binary", "multiclass", "regression", "ranking"]
 TASKS: tuple[Task, ...] = ("binary", "multiclass", "regression", "ranking")
@@ -99,6 +109,8 @@ class MetricDefinition:
         headline: Whether it stands for its task where there is room for one metric only, and segments and versions are
             compared by it whatever objectives there are.
         events: Whether it is a share of rows that went well, so that the others use up an error budget.
+        summarised: For each task whose function needs rows: computes it from a summary of them, as value and greatest
+            error.
     """
 
     name: str
@@ -112,6 +124,7 @@ class MetricDefinition:
     always: bool = False
     headline: bool = False
     events: bool = False
+    summarised: Mapping[Task, Function] = field(default_factory=dict)
 
     @cached_property
     def instrument(self) -> str:
@@ -277,6 +290,7 @@ METRICS: tuple[MetricDefinition, ...] = (
         "Probability that a positive row scores higher than a negative one.",
         "higher",
         {"binary": binary.roc_auc},
+        summarised={"binary": summaries.roc_auc},
     ),
     MetricDefinition(
         "average_precision",
@@ -284,6 +298,7 @@ METRICS: tuple[MetricDefinition, ...] = (
         "Precision averaged over the recall gained at each threshold.",
         "higher",
         {"binary": binary.average_precision},
+        summarised={"binary": summaries.average_precision},
     ),
     MetricDefinition(
         "log_loss",
@@ -291,6 +306,7 @@ METRICS: tuple[MetricDefinition, ...] = (
         "Mean negative logarithm of the probability given to the label.",
         "lower",
         {"binary": binary.log_loss, "multiclass": multiclass.log_loss},
+        summarised={"binary": summaries.log_loss},
     ),
     MetricDefinition(
         "brier_score",
@@ -298,6 +314,7 @@ METRICS: tuple[MetricDefinition, ...] = (
         "Mean squared distance between predicted probability and outcome.",
         "lower",
         {"binary": binary.brier_score},
+        summarised={"binary": summaries.brier_score},
     ),
     MetricDefinition(
         "calibration_error",
@@ -305,6 +322,7 @@ METRICS: tuple[MetricDefinition, ...] = (
         "Distance between predicted probability and observed frequency, over ten bins.",
         "lower",
         {"binary": binary.calibration_error},
+        summarised={"binary": summaries.calibration_error},
     ),
     MetricDefinition(
         "top_k_accuracy",
@@ -357,9 +375,15 @@ METRICS: tuple[MetricDefinition, ...] = (
         "Mean absolute error relative to the label; labels of 0 are left out.",
         "lower",
         {"regression": regression.mape},
+        summarised={"regression": summaries.mape},
     ),
     MetricDefinition(
-        "r2", "{score}", "Share of the labels' variance that is explained.", "higher", {"regression": regression.r2}
+        "r2",
+        "{score}",
+        "Share of the labels' variance that is explained.",
+        "higher",
+        {"regression": regression.r2},
+        summarised={"regression": summaries.r2},
     ),
     MetricDefinition(
         "median_absolute_error",
@@ -367,8 +391,16 @@ METRICS: tuple[MetricDefinition, ...] = (
         "Median of the absolute errors.",
         "lower",
         {"regression": regression.median_absolute_error},
+        summarised={"regression": summaries.median_absolute_error},
     ),
-    MetricDefinition("max_error", "{target}", "Largest absolute error.", "lower", {"regression": regression.max_error}),
+    MetricDefinition(
+        "max_error",
+        "{target}",
+        "Largest absolute error.",
+        "lower",
+        {"regression": regression.max_error},
+        summarised={"regression": summaries.max_error},
+    ),
     # Ranking
     MetricDefinition(
         "mrr",
@@ -535,6 +567,13 @@ def rows_of(task: Task, columns: Mapping[str, Array]) -> tuple[Sums, Array | Non
     if task == "regression":
         return {"y_true": columns["label"], "y_pred": columns["predicted"]}, None
     return {}, None
+
+
+# Of the tasks that have metrics that need rows: what is kept of them, made by `of(**rows)` from what `rows_of` gives.
+SUMMARIES: Mapping[Task, type[summaries.Summary]] = {
+    "binary": summaries.ScoreSummary,
+    "regression": summaries.ErrorSummary,
+}
 
 
 def metrics_of(task: Task) -> tuple[MetricDefinition, ...]:

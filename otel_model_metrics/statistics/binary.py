@@ -106,11 +106,20 @@ def log_loss(y_true: FloatArray, y_score: FloatArray) -> float:
     >>> round(log_loss(np.array([1.0, 0.0]), np.array([0.5, 0.5])), 6)
     0.693147
     """
-    if len(y_true) == 0:
-        return float("nan")
+    return float(losses(y_true, y_score).mean()) if len(y_true) else float("nan")
+
+
+def losses(y_true: FloatArray, y_score: FloatArray) -> FloatArray:
+    """
+    What each row adds to `log_loss`, shape ``(n,)``.
+
+    >>> losses(np.array([1.0, 0.0]), np.array([1.0, 0.5])).round(6).tolist()
+    [0.0, 0.693147]
+    """
     epsilon = np.finfo(np.float64).eps
     likelihood = np.where(y_true == 1.0, y_score, 1.0 - y_score)
-    return float(-np.log(np.clip(likelihood, epsilon, 1 - epsilon)).mean())
+    loss: FloatArray = -np.log(np.clip(likelihood, epsilon, 1 - epsilon))
+    return loss
 
 
 def brier_score(y_true: FloatArray, y_score: FloatArray) -> float:
@@ -154,12 +163,22 @@ def calibration_error(y_true: FloatArray, y_score: FloatArray) -> float:
     >>> calibration_error(np.array([1.0, 0.0]), np.array([0.75, 0.75]))
     0.25
     """
-    if len(y_true) == 0:
-        return float("nan")
-    inner_edges = np.linspace(0.0, 1.0, CALIBRATION_BINS + 1)[1:-1]
-    bins = np.searchsorted(inner_edges, y_score)
-    gap = np.bincount(bins, weights=y_score - y_true, minlength=CALIBRATION_BINS)
-    return float(np.abs(gap).sum() / len(y_true))
+    return float(np.abs(calibration_gaps(y_true, y_score)).sum() / len(y_true)) if len(y_true) else float("nan")
+
+
+def calibration_gaps(y_true: FloatArray, y_score: FloatArray) -> FloatArray:
+    """
+    Sum of score minus outcome in each bin of `calibration_error`, shape ``(CALIBRATION_BINS,)``.
+
+    >>> calibration_gaps(np.array([1.0, 0.0]), np.array([0.75, 0.75])).tolist()
+    [0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.5, 0.0, 0.0]
+    """
+    # How many inner edges are below the score; nine comparisons of all rows are faster than a search for each row.
+    bins: NDArray[np.int8] = np.zeros(len(y_score), np.int8)
+    for edge in np.linspace(0.0, 1.0, CALIBRATION_BINS + 1)[1:-1]:
+        bins += y_score > edge
+    gaps = np.bincount(bins, weights=y_score - y_true, minlength=CALIBRATION_BINS)
+    return gaps.astype(np.float64, copy=False)  # integers, zeros, when there is no row
 
 
 def _groups_of_equal_scores(y_score: FloatArray) -> tuple[IntArray, IntArray]:

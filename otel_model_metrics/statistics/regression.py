@@ -122,10 +122,21 @@ def mape(y_true: FloatArray, y_pred: FloatArray) -> float:
     >>> mape(np.array([2.0, 0.0]), np.array([3.0, 1.0]))
     0.5
     """
+    errors = relative_errors(y_true, y_pred)
+    return float(errors.mean()) if len(errors) else float("nan")
+
+
+def relative_errors(y_true: FloatArray, y_pred: FloatArray) -> FloatArray:
+    """
+    Absolute error relative to the label, of the m rows with a label other than 0; shape ``(m,)``.
+
+    >>> relative_errors(np.array([2.0, 0.0]), np.array([3.0, 1.0]))
+    array([0.5])
+    """
     usable = y_true != 0
-    if not usable.any():
-        return float("nan")
-    return float(np.abs((y_pred[usable] - y_true[usable]) / y_true[usable]).mean())
+    if not usable.all():
+        y_true, y_pred = y_true[usable], y_pred[usable]
+    return np.abs((y_pred - y_true) / y_true)
 
 
 def r2(y_true: FloatArray, y_pred: FloatArray) -> float:
