@@ -210,7 +210,9 @@ def told_faults(path: Path) -> Iterator[None]:
     try:
         yield
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise FileError(f"{path} is cut off or damaged, as its compression tells: {error}.") from error
+        raise FileError(
+            f"{path} is cut off or damaged, as its compression tells: {error}. Fetch or write it again."
+        ) from error
     except OSError as error:
         raise FileError(f"{path} cannot be read: {error}.") from error
 
@@ -226,7 +228,7 @@ def told_arrow_faults(path: Path, kind: str) -> Iterator[None]:
         yield
     except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
         first = (str(error).splitlines() or [""])[0].rstrip(".")
-        raise FileError(f"{path} is cut off, damaged or no {kind} file: {first}.") from error
+        raise FileError(f"{path} is cut off, damaged or no {kind} file: {first}. Fetch or write it again.") from error
 
 
 @contextmanager
