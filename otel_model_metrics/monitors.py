@@ -19,6 +19,16 @@ import numpy as np
 from opentelemetry.metrics import MeterProvider
 
 from otel_model_metrics import catalog, instruments
+from otel_model_metrics.arguments import (
+    class_vocabulary,
+    constant_attributes,
+    cut_offs,
+    positive_class,
+    positive_int,
+    probability_threshold,
+    segment_names,
+    text,
+)
 from otel_model_metrics.catalog import Naming, Task
 from otel_model_metrics.columns import is_number, to_seconds
 from otel_model_metrics.encoding import BinaryEncoder, Encoder, MulticlassEncoder, RankingEncoder, RegressionEncoder
@@ -29,7 +39,6 @@ from otel_model_metrics.packing import SegmentPacking, packing_of
 from otel_model_metrics.recorder import Reading, Recorder
 from otel_model_metrics.segments import SegmentTable, key_of
 from otel_model_metrics.snapshot import Selection, Snapshot, select, take_snapshot
-from otel_model_metrics.vocabulary import Vocabulary, clean_name
 from otel_model_metrics.window import Window
 
 _logger = logging.getLogger("otel_model_metrics")
@@ -107,8 +116,8 @@ class Monitor:
         positive: Hashable | None = None,
         ks: tuple[int, ...] = (),
     ) -> None:
-        self.name = _text(name, "name")
-        self.version = _text(version, "version")
+        self.name = text(name, "name")
+        self.version = text(version, "version")
         window = Window() if window is None else window
         if not isinstance(window, Window):
             raise TypeError(f"window must be a Window, got {window!r}. Write window=Window(rows=10_000, age=3600.0).")
@@ -116,11 +125,11 @@ class Monitor:
             raise TypeError(f"clock must be a function that returns seconds since 1970, got {clock!r}.")
         self._selection = select(self.task, metrics, segment_metrics, objectives, ks)
         self._attributes = {
-            **_constant_attributes(attributes),
+            **constant_attributes(attributes),
             catalog.MODEL_NAME: self.name,
             catalog.MODEL_VERSION: self.version,
         }
-        table = SegmentTable(_segment_names(segments), _positive_int(max_segment_values, "max_segment_values"))
+        table = SegmentTable(segment_names(segments), positive_int(max_segment_values, "max_segment_values"))
         title = f"model {self.name!r} {self.version}"
         self._recorder = Recorder(title, encoder, window, table, clock, strict)
         self._clock = clock
@@ -140,7 +149,7 @@ class Monitor:
             self.version,
             float(ttl),
             window.age,
-            _positive_int(capacity, "capacity"),
+            positive_int(capacity, "capacity"),
             window.maturity,
             window.by == "prediction",
         )
@@ -338,13 +347,9 @@ class BinaryMonitor(Monitor):
         clock: Callable[[], float] = time.time,
         strict: bool = False,
     ) -> None:
-        if not is_number(threshold) or not 0 <= threshold <= 1:
-            raise ValueError(f"threshold must be a probability in [0, 1], got {threshold!r}.")
-        if positive is not None and (not _is_hashable(positive) or positive != positive):
-            raise TypeError(f"positive must be the value that means positive, such as 'fraud' or 1, got {positive!r}.")
         super().__init__(
             name,
-            encoder=BinaryEncoder(positive, float(threshold)),
+            encoder=BinaryEncoder(positive_class(positive), probability_threshold(threshold)),
             version=version,
             window=window,
             segments=segments,
@@ -519,8 +524,8 @@ class MulticlassMonitor(Monitor):
         clock: Callable[[], float] = time.time,
         strict: bool = False,
     ) -> None:
-        vocabulary = _class_vocabulary(classes, max_classes)
-        ks = _cut_offs(k)
+        vocabulary = class_vocabulary(classes, max_classes)
+        ks = cut_offs(k)
         super().__init__(
             name,
             encoder=MulticlassEncoder(vocabulary, classes is not None, ks),
@@ -794,7 +799,7 @@ class RankingMonitor(Monitor):
         clock: Callable[[], float] = time.time,
         strict: bool = False,
     ) -> None:
-        ks = _cut_offs(k)
+        ks = cut_offs(k)
         super().__init__(
             name,
             encoder=RankingEncoder(ks),
@@ -892,62 +897,3 @@ class RankingMonitor(Monitor):
             predictions, segments, timestamps: As for `record_batch`.
         """
         self._joining.predict_many(ids, predictions, None, segments, timestamps)
-
-
-def _text(value: Any, what: str) -> str:
-    if not isinstance(value, str) or not value.strip():
-        raise TypeError(f"{what} must be a non-empty string, got {value!r} ({type(value).__name__}).")
-    return clean_name(value)
-
-
-def _is_hashable(value: Any) -> bool:
-    return isinstance(value, Hashable)
-
-
-def _positive_int(value: Any, what: str) -> int:
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
-        raise ValueError(f"{what} must be a whole number >= 1, got {value!r} ({type(value).__name__}).")
-    return int(value)
-
-
-def _segment_names(names: Sequence[str] | None) -> tuple[str, ...] | None:
-    if names is None:
-        return None
-    if isinstance(names, str):
-        raise TypeError(f'segments must be several names, got the single string {names!r}. Write ("{names}",).')
-    names = tuple(_text(name, "a segment name") for name in names)
-    if len(set(names)) != len(names):
-        raise ValueError(f"segments must not name a segment twice, got {names!r}.")
-    return names
-
-
-def _constant_attributes(attributes: Mapping[str, str] | None) -> dict[str, str]:
-    checked: dict[str, str] = {}
-    for key, value in (attributes or {}).items():
-        if not isinstance(value, (str, int, float, bool)):
-            raise TypeError(f"attributes[{key!r}] must be a string, got {value!r} ({type(value).__name__}).")
-        if key.startswith("ml."):
-            raise ValueError(
-                f"attributes must not begin with 'ml.', which is the library's own namespace, got {key!r}."
-            )
-        checked[_text(key, "an attribute name")] = clean_name(str(value))
-    return checked
-
-
-def _cut_offs(k: int | Sequence[int]) -> tuple[int, ...]:
-    given = [k] if isinstance(k, (int, np.integer)) else list(k)
-    ks = tuple(_positive_int(one, "k") for one in given)
-    if not ks or len(set(ks)) != len(ks):
-        raise ValueError(f"k must be one cut-off or several different ones, got {k!r}.")
-    return tuple(sorted(ks))
-
-
-def _class_vocabulary(classes: Sequence[Hashable] | None, max_classes: int) -> Vocabulary:
-    if classes is None:
-        return Vocabulary(min(_positive_int(max_classes, "max_classes"), np.iinfo(np.int16).max))
-    if isinstance(classes, str) or len(classes) < 2:
-        raise ValueError(f"classes must name at least two classes, got {classes!r}.")
-    vocabulary = Vocabulary(len(classes), values=classes, closed=True)
-    if len(vocabulary) != len(classes):
-        raise ValueError(f"classes must be different when written as text, got {list(classes)!r}.")
-    return vocabulary
