@@ -7,15 +7,52 @@ from __future__ import annotations
 import array
 import datetime
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-RawColumn = list[Any] | NDArray[Any]
-
 FloatArray = NDArray[np.float64]
 BoolArray = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Coded:
+    """
+    A column of few different values: each of them once, and which one a row has. As files and categoricals hold them.
+
+    Attributes:
+        values: The different values; None for what is missing.
+        codes: Place in `values` of each row's value, shape ``(n,)``, integers in ``[0, len(values))``.
+
+    >>> countries = Coded(["DE", "FR"], np.array([0, 1, 0]))
+    >>> len(countries), countries[2], countries.take(np.array([True, False, True])).tolist()
+    (3, 'DE', ['DE', 'DE'])
+    """
+
+    values: Sequence[Any]
+    codes: NDArray[np.integer]
+
+    def __len__(self) -> int:
+        return len(self.codes)
+
+    def __getitem__(self, row: int) -> Any:
+        return self.values[int(self.codes[row])]
+
+    def take(self, rows: BoolArray) -> Coded:
+        """The rows of a mask."""
+        return Coded(self.values, self.codes[rows])
+
+    def tolist(self) -> list[Any]:
+        """The value of each row."""
+        values = list(self.values)
+        return [values[code] for code in self.codes.tolist()]
+
+
+RawColumn = list[Any] | NDArray[Any]
+Column = RawColumn | Coded
 
 
 def read_column(values: Any, what: str) -> RawColumn:
@@ -92,12 +129,15 @@ def is_missing(value: Any) -> bool:
     return value is None or type(value).__name__ in ("NAType", "NaTType")
 
 
-def missing_mask(column: RawColumn | None, count: int) -> BoolArray | None:
+def missing_mask(column: Column | None, count: int) -> BoolArray | None:
     """Which entries are missing, shape ``(n,)``; None if none is. An absent column is missing throughout."""
     if column is None:
         return np.ones(count, np.bool_)
     if isinstance(column, np.ndarray):
         return None
+    if isinstance(column, Coded):
+        missing = missing_mask(list(column.values), len(column.values))
+        return None if missing is None else missing[column.codes]
     kinds = set(map(type, column))
     if kinds == {type(None)}:
         return np.ones(count, np.bool_)
@@ -106,22 +146,27 @@ def missing_mask(column: RawColumn | None, count: int) -> BoolArray | None:
     return np.fromiter((is_missing(value) for value in column), np.bool_, len(column))
 
 
-def to_floats(column: RawColumn) -> FloatArray:
+def to_floats(column: Column) -> FloatArray:
     """
     The numbers of a column, shape ``(n,)`` float64; NaN for everything that is not a real number.
 
     Cost: about 20 ns a row for a list, 1 ns for an array.
     """
+    if isinstance(column, Coded):
+        return to_floats(list(column.values))[column.codes]
     floats = floats_or_none(column)
     if floats is not None:
         return floats
     return np.array([to_float(value) for value in column], np.float64)
 
 
-def floats_or_none(column: RawColumn) -> FloatArray | None:
+def floats_or_none(column: Column) -> FloatArray | None:
     """As `to_floats`, if every entry is a real number; else None."""
     if isinstance(column, np.ndarray):
         return column.astype(np.float64, copy=False)
+    if isinstance(column, Coded):
+        floats = floats_or_none(list(column.values))
+        return None if floats is None else floats[column.codes]
     try:
         # Twice as fast as np.array, and unlike it, it takes no number written as text.
         return np.frombuffer(array.array("d", column), np.float64)

@@ -16,8 +16,9 @@ from numpy.typing import DTypeLike, NDArray
 
 from otel_model_metrics.columns import (
     BoolArray,
+    Coded,
+    Column,
     FloatArray,
-    RawColumn,
     floats_or_none,
     is_missing,
     missing_mask,
@@ -181,10 +182,12 @@ class BinaryEncoder:
         assert predicted is not None
         return groups.rows_per_cell(predicted, 2)
 
-    def _flags(self, column: RawColumn | None, count: int) -> NDArray[np.int8]:
+    def _flags(self, column: Column | None, count: int) -> NDArray[np.int8]:
         """1 for positive, 0 for negative, `_MISSING_FLAG`, or `_BAD_FLAG`; shape ``(n,)``."""
         if column is None:
             return np.full(count, _MISSING_FLAG, np.int8)
+        if isinstance(column, Coded):
+            return self._flags(list(column.values), len(column.values))[column.codes]
         if isinstance(column, np.ndarray):
             if column.dtype.kind == "b" and (self._positive is None or isinstance(self._positive, str)):
                 return column.view(np.int8)
@@ -279,10 +282,9 @@ class MulticlassEncoder:
         labelled = None
         if label.min(initial=0) < 0:
             nan = label == MISSING
-            if labels is not None and not isinstance(labels, np.ndarray):
-                nan &= np.fromiter((not is_missing(value) for value in labels), np.bool_, count)
-            elif labels is None:
-                nan[:] = False
+            missing = missing_mask(labels, count)
+            if missing is not None:
+                nan &= ~missing
             self._refuse("label", INVALID_LABEL, labels, label, nan, refusals)
             labelled = label >= 0
         loss, rank = np.full(count, np.nan), np.zeros(count, np.int64)
@@ -327,9 +329,11 @@ class MulticlassEncoder:
         matrix, _ = self._matrix([score], 1, refusals)
         return _first(refusals) or matrix[0]
 
-    def _codes(self, column: RawColumn | None, count: int) -> NDArray[np.int64]:
+    def _codes(self, column: Column | None, count: int) -> NDArray[np.int64]:
         if column is None:
             return np.full(count, MISSING, np.int64)
+        if isinstance(column, Coded):
+            return self._classes.encode(list(column.values))[column.codes]
         if isinstance(column, np.ndarray):
             column = column.tolist()
         return self._classes.encode(list(column))
