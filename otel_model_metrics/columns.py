@@ -45,6 +45,10 @@ class Coded:
         """The rows of a mask."""
         return Coded(self.values, self.codes[rows])
 
+    def spread(self, of_values: NDArray[Any]) -> NDArray[Any]:
+        """For each row what `of_values` has for its value."""
+        return cast(NDArray[Any], of_values[self.codes])
+
     def tolist(self) -> list[Any]:
         """The value of each row."""
         values = list(self.values)
@@ -137,7 +141,7 @@ def missing_mask(column: Column | None, count: int) -> BoolArray | None:
         return None
     if isinstance(column, Coded):
         missing = missing_mask(list(column.values), len(column.values))
-        return None if missing is None else missing[column.codes]
+        return None if missing is None else column.spread(missing)
     kinds = set(map(type, column))
     if kinds == {type(None)}:
         return np.ones(count, np.bool_)
@@ -153,7 +157,7 @@ def to_floats(column: Column) -> FloatArray:
     Cost: about 20 ns a row for a list, 1 ns for an array.
     """
     if isinstance(column, Coded):
-        return to_floats(list(column.values))[column.codes]
+        return column.spread(to_floats(list(column.values)))
     floats = floats_or_none(column)
     if floats is not None:
         return floats
@@ -166,7 +170,7 @@ def floats_or_none(column: Column) -> FloatArray | None:
         return column.astype(np.float64, copy=False)
     if isinstance(column, Coded):
         floats = floats_or_none(list(column.values))
-        return None if floats is None else floats[column.codes]
+        return None if floats is None else column.spread(floats)
     try:
         # Twice as fast as np.array, and unlike it, it takes no number written as text.
         return np.frombuffer(array.array("d", column), np.float64)

@@ -187,7 +187,7 @@ class BinaryEncoder:
         if column is None:
             return np.full(count, _MISSING_FLAG, np.int8)
         if isinstance(column, Coded):
-            return self._flags(list(column.values), len(column.values))[column.codes]
+            return column.spread(self._flags(list(column.values), len(column.values)))
         if isinstance(column, np.ndarray):
             if column.dtype.kind == "b" and (self._positive is None or isinstance(self._positive, str)):
                 return column.view(np.int8)
@@ -333,10 +333,8 @@ class MulticlassEncoder:
         if column is None:
             return np.full(count, MISSING, np.int64)
         if isinstance(column, Coded):
-            return self._classes.encode(list(column.values))[column.codes]
-        if isinstance(column, np.ndarray):
-            column = column.tolist()
-        return self._classes.encode(list(column))
+            return column.spread(self._classes.encode(list(column.values)))
+        return self._classes.encode(column.tolist() if isinstance(column, np.ndarray) else list(column))
 
     def _refuse(
         self, what: str, reason: str, column: Any, codes: NDArray[np.int64], missing: BoolArray, refusals: Refusals
