@@ -38,6 +38,7 @@ from otel_model_metrics.statistics import (
     regression,
     summaries,
 )
+from otel_model_metrics.statistics.summaries import Summary
 
 Task = Literal["binary", "multiclass", "regression", "ranking"]
 TASKS: tuple[Task, ...] = ("binary", "multiclass", "regression", "ranking")
@@ -83,6 +84,7 @@ ATTRIBUTES = (
 
 Array = NDArray[Any]
 Sums = dict[str, Array]
+RowsOf = Callable[[int], Sums | Summary]
 Function = Callable[..., Any]
 # How the last axis of a function's result is told apart: one value for each class, or for each cut-off k.
 By = Literal["class", "k"]
@@ -135,14 +137,14 @@ class MetricDefinition:
         """Whether the metric needs the rows themselves, and so is no function of totals."""
         return bool(_ROW_ARGUMENTS & set(arguments_of(self.functions[task])))
 
-    def values(self, task: Task, sums: Sums, rows: Callable[[int], Sums], groups: int) -> Array:
+    def values(self, task: Task, sums: Sums, rows: RowsOf, groups: int) -> Array:
         """
         The metric of the first `groups` groups.
 
         Args:
             task: The monitor's task.
             sums: Additive statistics by name, groups first.
-            rows: Gives the rows of a group by argument name.
+            rows: Gives the rows of a group by argument name, or a summary of them.
             groups: How many groups are wanted.
 
         Returns:
@@ -152,10 +154,20 @@ class MetricDefinition:
         function = self.functions[task]
         if not self.needs_rows(task):
             return np.asarray(function(**self._select(function, task, sums)), np.float64)[:groups]
-        wanted = arguments_of(function)
-        return np.array(
-            [function(**{name: rows(group)[name] for name in wanted}) for group in range(groups)], np.float64
-        )
+        return np.array([self._of_rows(task, rows(group))[0] for group in range(groups)], np.float64)
+
+    def error(self, task: Task, rows: Sums | Summary) -> float:
+        """
+        How far the metric is from that of the rows at most: 0.0, unless it needs rows in order and has a summary only.
+        """
+        return self._of_rows(task, rows)[1] if self.needs_rows(task) else 0.0
+
+    def _of_rows(self, task: Task, rows: Sums | Summary) -> tuple[float, float]:
+        if isinstance(rows, dict):
+            function = self.functions[task]
+            return float(function(**{name: rows[name] for name in arguments_of(function)})), 0.0
+        estimate = self.summarised.get(task)
+        return (math.nan, 0.0) if estimate is None else estimate(rows)
 
     def bounds(self, task: Task, sums: Sums) -> tuple[Array, Array]:
         """Lower and upper bound of the overall value, each of shape ``(1,)`` or ``(1, m)``."""

@@ -8,21 +8,18 @@ the rest of that file; both are told, and everything else is handed over.
 from __future__ import annotations
 
 import csv
-import datetime
-import functools
 import io
 import itertools
 import json
 import math
-import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from decimal import Decimal
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TextIO
 
+from otel_model_metrics.cells import CellError, arrow_labels, arrow_times, arrow_values, time_of, value_of
 from otel_model_metrics.files import (
     CSV,
     JSONL,
@@ -49,15 +46,6 @@ ENDINGS = (*CSV, *JSONL, *PARQUET)
 BATCH_ROWS = 10_000
 
 _LONGEST_LINE = LONGEST_LINE
-_YEAR_10000 = 253_402_300_800.0
-
-_WHOLE = re.compile(r"[+-]?[0-9]+")
-_DECIMAL = re.compile(r"[+-]?(?:[0-9]+\.[0-9]*|\.[0-9]+|[0-9]+(?=[eE]))(?:[eE][+-]?[0-9]+)?")
-# Not datetime.fromisoformat: before Python 3.11 it knows neither Z nor fractions other than of 3 or 6 digits.
-_ISO = re.compile(
-    r"(\d{4}-\d\d-\d\d)(?:[T ](\d\d:\d\d)(:\d\d)?(?:[.,](\d{1,9}))?)? ?(Z|[+-]\d\d(?::?\d\d)?)?",
-    re.ASCII | re.IGNORECASE,
-)
 
 
 class Inbox(Protocol):
@@ -79,10 +67,6 @@ class ModelError(Exception):
 
 class StoreError(Exception):
     """The store cannot be reached any more; says how far it went."""
-
-
-class _RowError(Exception):
-    """A row cannot be used; says why, in words that rows with the same fault share."""
 
 
 @dataclass(frozen=True)
@@ -279,8 +263,8 @@ class LabelFile:
                     if label is None:
                         tally.unlabelled += 1
                     else:
-                        yield line, _usable_id(id_), _usable_label(label), None if time is None else _seconds(time)
-                except _RowError as error:
+                        yield line, _usable_id(id_), _usable_label(label), None if time is None else time_of(time)
+                except CellError as error:
                     tally.reject(str(error), f"{self.path}:{line}")
 
     def _check(self) -> None:
@@ -404,8 +388,8 @@ class LabelFile:
             names += [time] if time in parquet.schema_arrow.names else []
             line, total = 1, parquet.metadata.num_rows
             for batch in parquet.iter_batches(BATCH_ROWS, columns=list(dict.fromkeys(names))):
-                ids, labels = _arrow_values(batch.column(names[0])), _arrow_labels(batch.column(names[1]))
-                times = _arrow_times(batch.column(time)) if len(names) > 2 else [None] * len(ids)
+                ids, labels = arrow_values(batch.column(names[0])), arrow_labels(batch.column(names[1]))
+                times = arrow_times(batch.column(time)) if len(names) > 2 else [None] * len(ids)
                 yield from zip(itertools.count(line), ids, labels, times)
                 line += len(ids)
                 self._part = line / max(total, 1)
@@ -415,31 +399,12 @@ def _same(text: str) -> str:
     return text
 
 
-@functools.lru_cache(maxsize=10_000)  # labels are few and come again and again
-def value_of(text: str) -> bool | int | float | str:
-    """
-    What a cell of a CSV file means.
-
-    >>> value_of("True"), value_of("3"), value_of("0.5"), value_of("1e-05"), value_of("cat"), value_of("1.2.3")
-    (True, 3, 0.5, 1e-05, 'cat', '1.2.3')
-    """
-    bare = text.strip()
-    if _WHOLE.fullmatch(bare):
-        try:
-            return int(bare)
-        except ValueError:  # of thousands of digits
-            return text
-    if _DECIMAL.fullmatch(bare):
-        return float(bare)
-    return {"true": True, "false": False}.get(bare.lower(), text)
-
-
 def _usable_id(value: Any) -> str | int:
     if value is None or (isinstance(value, str) and not value.strip()):
-        raise _RowError("empty id")
+        raise CellError("empty id")
     text = id_text(value)
     if text is None:
-        raise _RowError("unusable id")
+        raise CellError("unusable id")
     return value if type(value) is int else text
 
 
@@ -452,92 +417,11 @@ def _usable_label(value: Any) -> Any:
             value.encode()
         elif isinstance(value, float):
             if not math.isfinite(value):
-                raise _RowError("label that is not finite")
+                raise CellError("label that is not finite")
         else:
             json.dumps(value, allow_nan=False, ensure_ascii=False).encode()
     except UnicodeEncodeError:
-        raise _RowError("label that is not UTF-8") from None
+        raise CellError("label that is not UTF-8") from None
     except (ValueError, TypeError, RecursionError):
-        raise _RowError("unusable label") from None
+        raise CellError("unusable label") from None
     return value
-
-
-def _seconds(value: Any) -> float:
-    """A time as seconds since 1970."""
-    if isinstance(value, str):
-        try:
-            seconds = float(value)
-        except ValueError:
-            seconds = _seconds_of_iso(value)
-    elif isinstance(value, (int, float)) and not isinstance(value, bool):
-        seconds = float(value) if abs(value) < _YEAR_10000 else math.nan
-    else:
-        seconds = math.nan
-    if not abs(seconds) < _YEAR_10000:  # milliseconds, probably
-        raise _RowError("time that is neither seconds since 1970 nor ISO 8601")
-    return seconds
-
-
-def _seconds_of_iso(text: str) -> float:
-    """
-    A time in ISO 8601 as seconds since 1970; NaN if it is none.
-
-    >>> _seconds_of_iso("1970-01-02T02:00:00.5+02:00"), _seconds_of_iso("1970-01-02 00:00Z"), _seconds_of_iso("now")
-    (86400.5, 86400.0, nan)
-    """
-    match = _ISO.fullmatch(text.strip())
-    if match is None:
-        return math.nan
-    day, minutes, seconds, fraction, zone = match.groups()
-    if zone is None:
-        raise _RowError("time without a time zone")
-    zone = "+00:00" if zone in "Zz" else f"{zone[:3]}:{zone[3:].strip(':') or '00'}"
-    try:
-        whole = datetime.datetime.fromisoformat(f"{day}T{minutes or '00:00'}{seconds or ':00'}{zone}").timestamp()
-    except ValueError:  # a 13th month
-        return math.nan
-    return whole + float(f"0.{fraction or 0}")
-
-
-def _arrow_labels(column: Any) -> list[Any]:
-    from pyarrow import types
-
-    kind, values = column.type, _arrow_values(column)
-    if types.is_map(kind):
-        return [None if value is None else dict(value) for value in values]
-    if types.is_struct(kind):
-        # pandas writes mappings so, each with the keys of all.
-        return [
-            None if value is None else {key: one for key, one in value.items() if one is not None} for value in values
-        ]
-    if types.is_decimal(kind):
-        return [float(value) if isinstance(value, Decimal) else value for value in values]
-    return values
-
-
-def _arrow_values(column: Any) -> list[Any]:
-    import pyarrow
-
-    try:
-        return list(column.to_pylist())
-    except UnicodeDecodeError:
-        if not pyarrow.types.is_string(column.type):
-            raise
-    # As in CSV files, what is not UTF-8 costs its row and not the file.
-    return [
-        None if value is None else value.decode(errors="surrogateescape")
-        for value in column.cast(pyarrow.binary()).to_pylist()
-    ]
-
-
-def _arrow_times(column: Any) -> list[Any]:
-    import pyarrow
-
-    kind = column.type
-    if not pyarrow.types.is_timestamp(kind):
-        return _arrow_values(column)
-    if kind.tz is None:
-        return list(column.cast(pyarrow.string()).to_pylist())  # as text, which says that its zone is missing
-    # By way of integers: Python's datetime has no nanoseconds, and is slower.
-    micros = column.cast(pyarrow.timestamp("us", tz=kind.tz), safe=False).cast(pyarrow.int64())
-    return [None if value is None else value / 1e6 for value in micros.to_pylist()]

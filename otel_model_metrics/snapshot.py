@@ -8,6 +8,7 @@ import difflib
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -72,6 +73,8 @@ class Snapshot:
         segments: Name and value of each group; None for group 0, the whole window.
         rejected: Rows of this process that were not used, by reason.
         labels: Labels of this process that came late, by outcome (`LabelOutcome`), and predictions without one.
+        inexact: Metrics of the whole window that had a summary of the rows only, for there were too many to keep, and
+            by how much they can be off at most. A monitor has none.
     """
 
     model: str
@@ -84,7 +87,11 @@ class Snapshot:
     ks: tuple[int, ...]
     rejected: Mapping[str, int]
     labels: Mapping[str, int]
-    _index: Mapping[tuple[str, Variant], Series] = field(repr=False, compare=False)
+    inexact: Mapping[str, float] = field(default_factory=dict)
+
+    @cached_property
+    def _index(self) -> Mapping[tuple[str, Variant], Series]:
+        return {(one.name, one.variant): one for one in self.series}
 
     def value(
         self,
@@ -167,6 +174,7 @@ class Snapshot:
             "objectives": dict(self.objectives),
             "rejected": {reason: count for reason, count in self.rejected.items() if count},
             "labels": {outcome: count for outcome, count in self.labels.items() if count},
+            **({"inexact": dict(self.inexact)} if self.inexact else {}),
         }
 
     def _variant(self, definition: MetricDefinition, average: str | None, class_: object, k: int | None) -> Variant:
@@ -211,7 +219,7 @@ def take_snapshot(
     sums = catalog.statistics_of(selection.task, recorder.sums(reading))
     sums["age"] = np.array([reading.age])
     rows = _rows_by_group(selection.task, reading)
-    series = list(_all_series(selection, sums, rows, reading.groups.count, reading.classes))
+    series = list(series_of(selection, sums, rows, reading.groups.count, reading.classes))
     if of_labels is not None:
         series += _health_series(selection, of_labels, len(reading.segments))
     return Snapshot(
@@ -225,17 +233,26 @@ def take_snapshot(
         ks=selection.ks,
         rejected=reading.rejected,
         labels=labels or {},
-        _index={(one.name, one.variant): one for one in series},
     )
 
 
-def _all_series(
+def series_of(
     selection: Selection,
     sums: catalog.Sums,
-    rows: Callable[[int], catalog.Sums],
+    rows: catalog.RowsOf,
     groups: int,
     classes: Sequence[str],
 ) -> Iterable[Series]:
+    """
+    The values of some rows.
+
+    Args:
+        selection: Which metrics.
+        sums: Their statistics, under the names that functions of the catalogue ask for; groups first.
+        rows: Gives the rows of a group, or a summary of them, for metrics that need rows.
+        groups: Number of groups.
+        classes: Names of the classes, in the order of their codes.
+    """
     task = selection.task
     for definition in selection.metrics:
         wanted = groups if definition.name in selection.in_segments else 1

@@ -413,7 +413,7 @@ def test_every_metric_can_be_asked_for_alone(make, task):
 RUNNING = {
     *("monitors", "window", "vocabulary", "statistics", "catalog", "ground_truth", "instruments", "otlp", "batch"),
     *("pipeline", "recorder", "segments", "encoding", "columns", "totals", "snapshot", "version"),
-    *("tally", "packing", "joining", "labels_http", "arguments", "files"),
+    *("tally", "packing", "joining", "labels_http", "arguments", "files", "cells"),
 }
 APPLICATIONS = {"labels_files", "cli", "commands", "__main__", "demo"}
 API = {"instruments", "monitors", "otlp", "batch"}
