@@ -588,6 +588,12 @@ SUMMARIES: Mapping[Task, type[summaries.Summary]] = {
 }
 
 
+def no_rows(task: Task) -> Sums:
+    """What `rows_of` gives where there are none."""
+    columns: Sums = {"cell": np.zeros(0, np.int8)}
+    return rows_of(task, {**columns, **dict.fromkeys(("score", "label", "predicted"), np.zeros(0))})[0]
+
+
 def metrics_of(task: Task) -> tuple[MetricDefinition, ...]:
     """All metrics of a task, in the order of the table."""
     return tuple(definition for definition in METRICS if task in definition.functions)

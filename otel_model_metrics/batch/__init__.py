@@ -1,3 +1,14 @@
 """
-Batch mode: quality metrics of predictions that are in files.
+Batch mode: files of predictions and labels become the metrics that a monitor would have exported.
+
+>>> from otel_model_metrics.batch import Job
+>>> job = Job("binary", prediction="predicted", label="fraud", time="time", segments=("country",), every="1h")
+>>> # evaluate("predictions/*.parquet", job).overall.value("f1")
 """
+
+from otel_model_metrics.batch.evaluation import EvaluatedWindow, Evaluation, Missed
+from otel_model_metrics.batch.job import Job
+from otel_model_metrics.batch.running import evaluate
+from otel_model_metrics.batch.statistics import Statistics
+
+__all__ = ["EvaluatedWindow", "Evaluation", "Job", "Missed", "Statistics", "evaluate"]
