@@ -18,12 +18,13 @@ _EXTRAS = {
     "redis": "redis",
     "rich": "demo",
     "sklearn": "demo",
+    "tomli": "batch",
     "yaml": "rules",
 }
 
 # Commands that share modules with others, and the extra that installs those for them.
 _SHARED = {"click", "promql_parser", "rich", "yaml"}
-_OWN = {"rules": "rules", "check": "rules", "grafana": "grafana", "labels": "batch"}
+_OWN = {"rules": "rules", "check": "rules", "grafana": "grafana", "labels": "batch", "evaluate": "batch"}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

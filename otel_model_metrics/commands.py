@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from otel_model_metrics.evaluate_command import evaluate
 from otel_model_metrics.version import __version__
 
 if TYPE_CHECKING:
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
 @click.version_option(__version__)
 def group() -> None:
     """Windowed quality metrics of machine-learning models, exported through OpenTelemetry."""
+
+
+group.add_command(evaluate)
 
 
 @group.command()

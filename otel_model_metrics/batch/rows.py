@@ -170,7 +170,8 @@ class RowReader:
         if job.time is None:
             return np.zeros(piece.count, np.int64)
         raw = piece.columns[job.time]
-        micros, bad = (None, None) if isinstance(raw, list) else self._whole_column(raw, piece)
+        column = _text_of(raw) if isinstance(raw, list) else raw
+        micros, bad = (None, None) if column is None else self._whole_column(column, piece)
         if micros is None:
             values = raw if isinstance(raw, list) else arrow_values(raw)
             micros, bad = np.zeros(piece.count, np.int64), np.zeros(piece.count, np.bool_)
@@ -186,7 +187,7 @@ class RowReader:
             refusals.add(
                 INVALID_TIMESTAMP,
                 bad,
-                lambda row: f"time that is neither seconds since 1970 nor ISO 8601, got {raw[row].as_py()!r}.",
+                lambda row: f"time that is neither seconds since 1970 nor ISO 8601, got {_python_value(raw[row])!r}.",
             )
         return micros
 
@@ -198,7 +199,8 @@ class RowReader:
         kind = raw.type
         try:
             if types.is_string(kind):
-                raw = raw.cast(pyarrow.timestamp("us", tz="UTC"))  # needs a zone in every one
+                # Needs a zone in every one. By way of nanoseconds, for it takes no more digits than it has room for.
+                raw = raw.cast(pyarrow.timestamp("ns", tz="UTC")).cast(pyarrow.timestamp("us", tz="UTC"), safe=False)
             elif types.is_integer(kind) or types.is_floating(kind):
                 seconds = raw.cast(pyarrow.float64(), safe=False).to_numpy(zero_copy_only=False)
                 bad = ~(np.abs(seconds) < _YEAR_10000)
@@ -235,6 +237,17 @@ class RowReader:
             if naive is not None and naive.tzinfo is None:
                 return naive.replace(tzinfo=_zone(self._job.timezone)).timestamp()
         return time_of(value)
+
+
+def _python_value(value: Any) -> Any:
+    return value.as_py() if hasattr(value, "as_py") else value
+
+
+def _text_of(values: list[Any]) -> Any:
+    """A list of text as a column of pyarrow; None if there is something else in it."""
+    import pyarrow
+
+    return pyarrow.array(values, pyarrow.string()) if set(map(type, values)) <= {str, type(None)} else None
 
 
 @functools.lru_cache(maxsize=4)
