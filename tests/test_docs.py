@@ -27,7 +27,7 @@ def test_every_python_block_of_the_readme_runs_and_prints_what_it_says(tmp_path)
     script.write_text("\n".join(code for skipped, code in blocks if not skipped))
     expected = "".join(re.findall(r"```text\n(.*?)```", text, re.DOTALL))
 
-    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=60, cwd=tmp_path)
 
     assert len(blocks) >= 5
     assert (0, expected) == (done.returncode, done.stdout), done.stderr
