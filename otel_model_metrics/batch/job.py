@@ -106,7 +106,7 @@ class Job:
         segment_names(self.segments)
         positive_int(self.max_segment_values, "max_segment_values")
         positive_int(self.exact_rows, "exact_rows")
-        if self.timezone is not None:
+        if self.timezone not in (None, "UTC"):  # UTC is known without the machine's database of time zones
             try:
                 zoneinfo.ZoneInfo(self.timezone)
             except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError) as error:

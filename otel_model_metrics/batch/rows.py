@@ -251,8 +251,8 @@ def _text_of(values: list[Any]) -> Any:
 
 
 @functools.lru_cache(maxsize=4)
-def _zone(name: str) -> zoneinfo.ZoneInfo:
-    return zoneinfo.ZoneInfo(name)
+def _zone(name: str) -> datetime.tzinfo:
+    return datetime.timezone.utc if name == "UTC" else zoneinfo.ZoneInfo(name)
 
 
 _YEAR_10000 = 253_402_300_800.0
