@@ -182,7 +182,12 @@ class RowReader:
                 except CellError as error:
                     bad[row] = True
                     problems[row] = str(error)
-            refusals.add(INVALID_TIMESTAMP, bad, lambda row: f"{problems[row]}, got {values[row]!r}.")
+            hint = " Say which one it is, e.g. --timezone UTC."
+
+            def what(row: int) -> str:
+                return f"{problems[row]}, got {values[row]!r}." + (hint if "time zone" in problems[row] else "")
+
+            refusals.add(INVALID_TIMESTAMP, bad, what)
         elif bad is not None and bad.any():
             refusals.add(
                 INVALID_TIMESTAMP,
