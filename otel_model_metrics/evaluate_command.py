@@ -50,6 +50,8 @@ def _from_config(context: click.Context, parameter: click.Parameter, value: Path
             raise click.BadParameter(
                 f"{value}: [{_SECTION}] has no option {key!r}. There are: files, {', '.join(sorted(known))}."
             )
+        if isinstance(given, Mapping) and key != "objective":
+            raise click.BadParameter(f"{value}: {key} must be a value, not a table; got {given!r}.")
         if isinstance(given, Mapping):  # objective = {f1 = 0.85}
             given = [f"{name}={level}" for name, level in given.items()]
         elif known[key].multiple and not isinstance(given, list):
@@ -123,6 +125,8 @@ def evaluate(
         raise click.UsageError("--now passes judgement by objectives: give one, such as --objective f1=0.85.")
     if now:
         chosen["time"] = None
+    if json_file not in (None, "-") and not Path(str(json_file)).parent.is_dir():  # known before hours of reading
+        raise click.BadParameter(f"there is no folder {Path(str(json_file)).parent}.", param_hint="--json")
     try:
         job = Job(**chosen, positive=_value(positive), classes=tuple(map(_value, classes)) or None, k=ks or None)
         with _progress(files) as progress:
@@ -134,7 +138,10 @@ def evaluate(
         if json_file == "-":
             click.echo(text, nl=False)
         else:
-            Path(json_file).write_text(text, encoding="utf-8")
+            try:
+                Path(json_file).write_text(text, encoding="utf-8")
+            except OSError as error:
+                raise click.FileError(json_file, error.strerror or str(error)) from error
     if json_file == "-":
         for line in terminal.remarks(found):
             click.echo(line, err=True)

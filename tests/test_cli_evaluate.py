@@ -256,6 +256,24 @@ def test_an_unknown_option_of_a_file_names_the_known():
     assert (2, True) == (result.exit_code, "'modle'" in result.stderr and "model, " in result.stderr), result.stderr
 
 
+def test_only_objectives_may_be_a_table_of_a_file():
+    """
+    A table would become the name of a column.
+    """
+    csv("job.toml", "[tool.otel-model-metrics.evaluate]", "prediction = {name = 'predicted'}")
+    result = evaluate("--config", "job.toml")
+    assert (2, True) == (result.exit_code, "prediction must be a value" in result.stderr), result.stderr
+
+
+def test_a_folder_that_is_not_there_is_told_before_anything_is_read():
+    """
+    Not as a traceback when all has been read.
+    """
+    parquet("a.parquet", **rows())
+    result = evaluate("a.parquet", *BINARY, "--json", "away/a.json")
+    assert (2, True, "") == (result.exit_code, "no folder away" in result.stderr, result.stdout), result.output
+
+
 @pytest.mark.parametrize(("count", "level", "code"), [(240, 0.95, 3), (240, 0.3, 0), (3, 0.9, 0)])
 def test_judgement_is_passed_with_confidence_only(count, level, code):
     """
