@@ -35,7 +35,8 @@ ENDINGS = (*files.PARQUET, *files.CSV, *JSONL, *ARROW)
 PIECE_ROWS = 131_072
 PART_ROWS = 1_000_000
 
-_CSV_BLOCK = 1 << 22  # bytes, and so the longest row; half a MiB to 8 MiB are about equally fast
+_CSV_BLOCK = 1 << 22  # bytes
+_LONGEST_ROW = files.LONGEST_LINE
 _JSONL_BLOCK = 1 << 16
 _HEADER_BLOCK = 1 << 16
 _LONGEST_HEADER = 1 << 20
@@ -472,25 +473,19 @@ def _width(kind: Any) -> int:
 
 class _Bytes:
     """
-    Text of a file, up to where it can be read; then comes what is put after it.
+    Text of a file, up to where it can be read.
 
     Attributes:
-        fault: Why it ends before its end.
-        after: Bytes to put after it.
-        marked: Whether some bytes were no UTF-8, and are marked.
+        fault: Why that is before its end.
     """
 
-    def __init__(self, stream: BinaryIO, mark: bool = False) -> None:
+    def __init__(self, stream: BinaryIO) -> None:
         self._stream: Any = stream
-        self._mark = mark
-        self.marked = False
         self._held = b""
         self._over = self._first = False
         self.fault: Exception | None = None
-        self.after = b""
-        self.closed = False  # pyarrow asks for it
 
-    def read(self, count: int = -1) -> bytes:
+    def read(self, count: int) -> bytes:
         """At most so many bytes: whole lines, unless a single one is longer."""
         data = [self._held]
         some = len(self._held)
@@ -505,25 +500,14 @@ class _Bytes:
         whole = b"".join(data)
         if not self._first:
             whole, self._first = whole.removeprefix(codecs.BOM_UTF8), True
-        if self._over:
-            if self.fault is not None:
-                whole = whole[: whole.rfind(b"\n") + 1]  # the rest of the last row is gone, and so is the row
-            whole, self.after = whole + self.after, b""
+        if self.fault is not None:
+            whole = whole[: whole.rfind(b"\n") + 1]  # the rest of the last row is gone, and so is the row
         if self._over and len(whole) <= count:
             end = len(whole)
         else:
             end = whole.rfind(b"\n", 0, count) + 1 or whole.rfind(b"\r", 0, count) + 1 or count
         self._held = whole[end:]
-        return self._utf8(whole[:end]) if self._mark else whole[:end]
-
-    def _utf8(self, lines: bytes) -> bytes:
-        try:
-            if not lines.isascii():
-                lines.decode()
-        except UnicodeDecodeError:
-            self.marked = True
-            return re.sub(rb"[\x80-\xff]+", _marked, lines)
-        return lines
+        return whole[:end]
 
     def header(self, path: Path, delimiter: str) -> list[str]:
         """Take the first row that is not blank."""
@@ -547,8 +531,152 @@ class _Bytes:
             more = self.read(_HEADER_BLOCK)
             data += more
 
-    def close(self) -> None:
-        """Nothing: pyarrow calls it, but who opened the stream closes it."""
+
+def _csv_pieces(part: Part, wanted: Wanted, refuse: Refuse) -> _Positioned:
+    with files.CountedFile(part.path) as raw, files.unpacked(raw) as stream:
+        table = _Csv(part.path, wanted, _Bytes(stream), refuse)
+        at = part.first_row
+        for batch in _sized(table.batches()):
+            gaps = 0
+            while gaps < len(table.left_out) and table.left_out[gaps] < at + batch.num_rows + gaps:
+                gaps += 1
+            numbers: Any = range(at, at + batch.num_rows + gaps)
+            at = numbers.stop
+            if gaps:
+                numbers = np.delete(np.asarray(numbers), np.asarray(table.left_out[:gaps]) - numbers.start)
+                del table.left_out[:gaps]
+            piece = _piece(part, wanted, batch, numbers, refuse, True, table.marked)
+            if piece.count:
+                yield piece, raw.taken
+
+
+class _Csv:
+    """
+    Rows of CSV, whose cells are text.
+
+    pyarrow could read the file by itself, but it would do so in a thread of its own, which stops Python from ending
+    when reading was given up. So it is given rows in memory that is not of Python.
+
+    Attributes:
+        left_out: Numbers of the rows that do not have the right number of cells; who uses them takes them away.
+        marked: Whether there was text that is no UTF-8; `_NOT_UTF8` is in its place.
+    """
+
+    def __init__(self, path: Path, wanted: Wanted, source: _Bytes, refuse: Refuse) -> None:
+        import pyarrow
+
+        header = source.header(path, wanted.delimiter)
+        self._names = _columns_in(path, header, wanted)
+        self._path, self._wanted, self._source, self._refuse = path, wanted, source, refuse
+        self._width = len(header)
+        plain, coded = pyarrow.string(), pyarrow.dictionary(pyarrow.int32(), pyarrow.string())
+        # Under names of our own, because those in the header may come twice.
+        self._types = {f"{header.index(name)}": coded if name in wanted.coded else plain for name in self._names}
+        self._last = f"{_LAST_ROW}{wanted.delimiter}{_LAST_ROW}" if self._width == 1 else _LAST_ROW
+        self._rows = 0
+        self.left_out: list[int] = []
+        self.marked = False
+
+    def batches(self) -> Iterator[Any]:
+        """All rows with the right number of cells, some MiB at a time."""
+        data, over = b"", False
+        while not over:
+            more = self._source.read(_CSV_BLOCK)
+            data, over = data + more, not more
+            before: Any = None
+            for end in [len(data)] if over else _ends_of_rows(data):
+                batch, bad, closed = self._parsed(data[:end])
+                if closed:
+                    data = data[end:]
+                    yield self._accepted(batch, bad)
+                    break
+                before = before or (batch, bad)
+            else:
+                if not over and len(data) <= _LONGEST_ROW:
+                    continue
+                if before is None:
+                    raise FileError(f"{self._path}, row {self._rows + 1} has more than {_LONGEST_ROW:,} bytes.")
+                yield self._accepted(*before)
+                how = "is never closed" if over else f"is not closed within {_LONGEST_ROW:,} bytes"
+                raise FileError(
+                    f"{self._path}, row {self._rows + 1}: a quote {how}, "
+                    "so this row and what follows it cannot be read."
+                )
+        if self._source.fault is not None:
+            raise self._source.fault
+
+    def _accepted(self, batch: Any, bad: list[tuple[int, int]]) -> Any:
+        for number, cells in bad:
+            self.left_out.append(self._rows + number)
+            why = f"{cells} cell{'' if cells == 1 else 's'} where the header has {self._width}"
+            self._refuse(_UNREADABLE, 1, f"{self._path}, row {self._rows + number}: {why}")
+        self._rows += batch.num_rows + len(bad)
+        return batch
+
+    def _parsed(self, rows: bytes) -> tuple[Any, list[tuple[int, int]], bool]:
+        """The good rows, number and cells of the others, and whether all quotes are closed; if not, the row is none."""
+        import pyarrow
+        import pyarrow.csv  # type: ignore[import-untyped]
+
+        bad: list[tuple[int, int]] = []
+        closed = seen = False
+
+        def invalid(row: Any) -> str:
+            nonlocal closed, seen
+            closed = closed or row.text == self._last
+            seen = row.text.rstrip("\n").endswith(self._last)
+            if not seen:
+                bad.append((row.number, row.actual_columns))
+            return "skip"
+
+        rows = self._utf8(rows) + f"\n{self._last}\n".encode()
+        memory = pyarrow.allocate_buffer(len(rows))
+        memoryview(memory).cast("B")[:] = rows
+        table = pyarrow.csv.read_csv(
+            pyarrow.BufferReader(memory),
+            # Without threads, or else nobody knows the numbers of rows.
+            pyarrow.csv.ReadOptions(
+                use_threads=False, block_size=len(rows) + 1, column_names=[f"{at}" for at in range(self._width)]
+            ),
+            pyarrow.csv.ParseOptions(
+                delimiter=self._wanted.delimiter, newlines_in_values=True, invalid_row_handler=invalid
+            ),
+            pyarrow.csv.ConvertOptions(
+                check_utf8=False,  # done before
+                column_types=self._types,
+                include_columns=list(self._types),
+                null_values=[""],
+                strings_can_be_null=True,
+            ),
+        )
+        columns = [column.combine_chunks() for column in table.columns]
+        batch = pyarrow.RecordBatch.from_arrays(columns, self._names)
+        return batch if seen else batch.slice(0, batch.num_rows - 1), bad, closed
+
+    def _utf8(self, rows: bytes) -> bytes:
+        # Marked, because pyarrow gives up if a row is no UTF-8 and has too few cells, too.
+        try:
+            if not rows.isascii():
+                rows.decode()
+        except UnicodeDecodeError:
+            self.marked = True
+            return re.sub(rb"[\x80-\xff]+", _marked, rows)
+        return rows
+
+
+def _ends_of_rows(data: bytes) -> Iterator[int]:
+    """Where the last rows in some text may end; the first guess is right if quotes are only where they should be."""
+    end = data.rfind(b"\n") + 1 or data.rfind(b"\r") + 1
+    quotes = data.count(b'"', 0, end)
+    odd = quotes % 2
+    for wanted in (odd, 1 - odd) if end else ():
+        at, seen = end, 0
+        while at and seen % 2 != wanted:
+            before = data.rfind(b"\n", 0, at - 1) + 1
+            seen += data.count(b'"', before, at)
+            at = before
+        if at:
+            yield at
 
 
 def _marked(match: re.Match[bytes]) -> bytes:
@@ -557,105 +685,6 @@ def _marked(match: re.Match[bytes]) -> bytes:
     except UnicodeDecodeError:
         return _NOT_UTF8 * len(match[0])
     return match[0]
-
-
-def _csv_pieces(part: Part, wanted: Wanted, refuse: Refuse) -> _Positioned:
-    with files.CountedFile(part.path) as raw, files.unpacked(raw) as stream:
-        # Marked, because pyarrow gives up the file if a row is no UTF-8 and has too few cells.
-        source = _Bytes(stream, mark=True)
-        header = source.header(part.path, wanted.delimiter)
-        names = _columns_in(part.path, header, wanted)
-        left_out: list[int] = []
-        at = part.first_row
-        for batch in _sized(_csv_batches(part.path, wanted, source, header, names, left_out, refuse)):
-            gaps = 0
-            while gaps < len(left_out) and left_out[gaps] < at + batch.num_rows + gaps:
-                gaps += 1
-            numbers: Any = range(at, at + batch.num_rows + gaps)
-            at = numbers.stop
-            if gaps:
-                numbers = np.delete(np.asarray(numbers), np.asarray(left_out[:gaps]) - numbers.start)
-                del left_out[:gaps]
-            piece = _piece(part, wanted, batch, numbers, refuse, True, source.marked)
-            if piece.count:
-                yield piece, raw.taken
-        if source.fault is not None:
-            raise source.fault
-
-
-def _csv_batches(
-    path: Path,
-    wanted: Wanted,
-    source: _Bytes,
-    header: Sequence[str],
-    names: Sequence[str],
-    left_out: list[int],
-    refuse: Refuse,
-) -> Iterator[Any]:
-    """Cells as text, block by block; `left_out` takes the numbers of rows without the right number of cells."""
-    import pyarrow
-    import pyarrow.csv  # type: ignore[import-untyped]
-
-    # Under names of our own, because those in the header may come twice.
-    own = {f"{header.index(name)}": name for name in names}
-    plain, coded = pyarrow.string(), pyarrow.dictionary(pyarrow.int32(), pyarrow.string())
-    last = _LAST_ROW if len(header) > 1 else f"{_LAST_ROW}{wanted.delimiter}{_LAST_ROW}"
-    source.after = f"\n{last}\n".encode()
-    ended = unclosed = False
-    count = 0
-
-    def invalid(row: Any) -> str:
-        nonlocal ended, unclosed, count
-        if row.text == last:
-            ended = True
-        elif row.text.rstrip("\n").endswith(last):
-            unclosed = True
-        else:
-            left_out.append(row.number)
-            count += 1
-            cells = f"{row.actual_columns} cell{'' if row.actual_columns == 1 else 's'}"
-            refuse(_UNREADABLE, 1, f"{path}, row {row.number}: {cells} where the header has {row.expected_columns}")
-        return "skip"
-
-    held = None  # until we know that it is not the last one
-    try:
-        reader = pyarrow.csv.open_csv(
-            pyarrow.PythonFile(source, mode="r"),
-            # Without threads, or else nobody knows the numbers of rows.
-            pyarrow.csv.ReadOptions(
-                use_threads=False, block_size=_CSV_BLOCK, column_names=[f"{at}" for at in range(len(header))]
-            ),
-            pyarrow.csv.ParseOptions(delimiter=wanted.delimiter, newlines_in_values=True, invalid_row_handler=invalid),
-            pyarrow.csv.ConvertOptions(
-                check_utf8=False,  # it would cost the file
-                column_types={key: coded if name in wanted.coded else plain for key, name in own.items()},
-                include_columns=list(own),
-                null_values=[""],
-                strings_can_be_null=True,
-            ),
-        )
-        for batch in reader:
-            if held is not None:
-                yield held
-            held = pyarrow.RecordBatch.from_arrays(batch.columns, list(own.values()))
-            count += batch.num_rows
-    except pyarrow.ArrowInvalid as error:
-        if held is not None:
-            yield held
-        if "straddling" in str(error):
-            raise FileError(
-                f"{path} has a row of more than {_CSV_BLOCK:,} bytes, in or after row {count + 1:,}. "
-                "Is a quote there never closed?"
-            ) from error
-        raise FileError(f"{path} cannot be read as CSV: {(str(error).splitlines() or [''])[0].rstrip('.')}.") from error
-    if held is not None:
-        if not ended and not unclosed:
-            unclosed, held, count = True, held.slice(0, held.num_rows - 1), count - 1
-        yield held
-    if unclosed:
-        raise FileError(
-            f"{path}, row {count + 1}: a quote is never closed, so this row and what follows it cannot be read."
-        )
 
 
 # JSONL
