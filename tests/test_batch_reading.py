@@ -301,7 +301,8 @@ def test_pieces_are_neither_large_nor_small(monkeypatch, ending):
         read = Read(name)
 
         assert [(at + 1, f"c{at % 3}", at) for at in range(1050)] == [(n, p, int(at)) for n, p, at in read.rows]
-        assert all(40 <= piece.count <= 100 for piece in read.pieces[:-1])
+        assert all(piece.count <= 100 for piece in read.pieces)
+        assert all(40 <= piece.count for piece in read.pieces[:-1])
 
 
 # --- Bad rows --------------------------------------------------------------------------------------
@@ -448,7 +449,8 @@ def test_a_parquet_file_that_is_cut_off_is_told():
 @pytest.mark.parametrize("checksum", [False, True])
 def test_what_is_before_a_damaged_page_is_read(monkeypatch, checksum):
     """
-    And other parts of the file are; a checksum finds what would otherwise be other values.
+    And other parts of the file are; a checksum finds what would otherwise be other values. Rows that were refused are
+    not left out once more.
     """
     monkeypatch.setattr(reading, "PIECE_ROWS", 100)
     monkeypatch.setattr(reading, "PART_ROWS", 500)
@@ -457,17 +459,32 @@ def test_what_is_before_a_damaged_page_is_read(monkeypatch, checksum):
         "compression": "none" if checksum else "snappy",
         "use_dictionary": False,
     }
-    content = bytearray(Path(save("a.parquet", table(1500), rows=250, **options)).read_bytes())
+    cells = pa.array([b"\xe4" if at == 500 else b"c" for at in range(1500)]).view(pa.string())
+    rows = pa.table({"l": range(1500), "p": cells})
+    content = bytearray(Path(save("a.parquet", rows, rows=250, **options)).read_bytes())
     column = pq.ParquetFile("a.parquet").metadata.row_group(3).column(1)
     end = column.data_page_offset + column.total_compressed_size
     content[end - 20 : end] = b"\x00" * 20 if checksum else b"\xff" * 20
 
     read = Read(write("a.parquet", bytes(content)))
 
-    assert [*range(1, 701), *range(1001, 1501)] == [row[0] for row in read.rows]
+    assert [*range(1, 501), *range(502, 701), *range(1001, 1501)] == [row[0] for row in read.rows]
+    assert (1, len(content)) == (len(read.refused), sum(size for size, _ in read.progress))
     (problem,) = read.problems
     assert problem.startswith("a.parquet is cut off, damaged or no Parquet file: ")
     assert problem.endswith(". Fetch or write it again. Its rows 701 to 1,000 are left out.")
+
+
+def test_an_arrow_file_without_its_end_is_told():
+    """
+    Though all of its rows can be read, nobody knows that.
+    """
+    content = Path(save("a.arrow", table(10))).read_bytes()
+
+    read = Read(write("a.arrow", content[:-10]))
+
+    message = "a.arrow is cut off, damaged or no Arrow file: Not an Arrow file. Fetch or write it again."
+    assert (10, [message]) == (len(read.rows), read.problems)
 
 
 @pytest.mark.parametrize("name", ["a.arrow", "a.arrows"])
