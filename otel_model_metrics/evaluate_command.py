@@ -16,6 +16,7 @@ import click
 from otel_model_metrics.catalog import TASKS
 
 NOTHING, MISSED = 2, 3  # exit codes
+_COUNT = click.IntRange(min=1)
 _SECTION = "tool.otel-model-metrics.evaluate"
 
 
@@ -86,7 +87,9 @@ def _from_config(context: click.Context, parameter: click.Parameter, value: Path
 @click.option("--every", metavar="LENGTH", default="1h", show_default=True, help="Length of a window, e.g. 30m, 1d.")
 @click.option("--timezone", metavar="NAME", help="Where times are from that do not say it, e.g. UTC, Europe/Berlin.")
 @click.option("--segment", "segments", metavar="COLUMN", multiple=True, help="Column whose values are segments.")
-@click.option("--max-segment-values", default=50, show_default=True, help="Values told apart for each segment.")
+@click.option(
+    "--max-segment-values", type=_COUNT, default=50, show_default=True, help="Values told apart for each segment."
+)
 @click.option(
     "--objective", "objectives", metavar="METRIC=LEVEL", multiple=True, help="The level a metric should hold."
 )
@@ -98,11 +101,17 @@ def _from_config(context: click.Context, parameter: click.Parameter, value: Path
 @click.option("--threshold", default=0.5, show_default=True, help="A score alone predicts positive from this on.")
 @click.option("--class", "classes", metavar="VALUE", multiple=True, help="A class; all of them, in order, or none.")
 @click.option("--k", "ks", type=int, multiple=True, help="Cut-off of metrics at k.")
-@click.option("--exact-rows", default=100_000, show_default=True, help="Rows of a window up to which all is exact.")
+@click.option(
+    "--exact-rows", type=_COUNT, default=100_000, show_default=True, help="Rows of a window up to which all is exact."
+)
 @click.option("--delimiter", default=",", show_default=True, help="What separates the cells of CSV files.")
-@click.option("--workers", default=1, show_default=True, help="Processes to use.")
+@click.option("--workers", type=_COUNT, default=1, show_default=True, help="Processes to use.")
 @click.option("--json", "json_file", metavar="FILE", help="Write all values there as JSON; - for standard output.")
-@click.option("--now", is_flag=True, help="Pass judgement: exit with 3 if an objective is missed with confidence.")
+@click.option(
+    "--now",
+    is_flag=True,
+    help="All rows are one window, whatever --time says; exit with 3 if an objective is missed with confidence.",
+)
 def evaluate(
     files: tuple[str, ...], workers: int, json_file: str | None, now: bool, positive: str | None, **chosen: Any
 ) -> None:
@@ -113,6 +122,7 @@ def evaluate(
     """
     from otel_model_metrics.batch import evaluation, running, terminal
     from otel_model_metrics.batch.job import Job
+    from otel_model_metrics.files import InputError
 
     if not files:
         raise click.UsageError("There must be files: predictions.parquet, a folder, or a pattern.")
@@ -129,9 +139,12 @@ def evaluate(
         raise click.BadParameter(f"there is no folder {Path(str(json_file)).parent}.", param_hint="--json")
     try:
         job = Job(**chosen, positive=_value(positive), classes=tuple(map(_value, classes)) or None, k=ks or None)
+    except (ValueError, TypeError) as error:
+        raise click.UsageError(str(error)) from error
+    try:
         with _progress(files) as progress:
             found: evaluation.Evaluation = running.evaluate(files, job, workers=workers, progress=progress)
-    except (ValueError, TypeError) as error:
+    except InputError as error:
         raise click.UsageError(str(error)) from error
     if json_file is not None:
         text = json.dumps(found.to_dict(), indent=2, ensure_ascii=False, allow_nan=False) + "\n"

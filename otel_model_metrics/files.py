@@ -33,7 +33,11 @@ _GZIP = b"\x1f\x8b"
 _SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
 
 
-class ColumnError(ValueError):
+class InputError(ValueError):
+    """What users named cannot be used; nothing but naming something else helps."""
+
+
+class ColumnError(InputError):
     """A file has no such column. Nothing was read yet."""
 
 
@@ -48,22 +52,22 @@ def find_files(arguments: Sequence[str], endings: tuple[str, ...]) -> list[Path]
     In folders and patterns other kinds of files are passed over, and so is what begins with ``.`` or ``_``.
 
     Raises:
-        ValueError: If an argument is no file with one of these endings, or has none in it.
+        InputError: If an argument is no file with one of these endings, or has none in it.
     """
     found: dict[Path, Path] = {}
     for argument in arguments:
         path = Path(argument)
         if path.is_file():
             if not has_ending(path, endings):
-                raise ValueError(f"{argument}: expected a name that ends in {', '.join(endings)}.")
+                raise InputError(f"{argument}: expected a name that ends in {', '.join(endings)}.")
             files = [path]
         else:
             matched = [path] if path.is_dir() else [Path(name) for name in glob.glob(argument, recursive=True)]
             if not matched:
-                raise ValueError(f"{argument}: there is no such file, and none that matches it.")
+                raise InputError(f"{argument}: there is no such file, and none that matches it.")
             files = sorted({file for one in matched for file in _files_of(one, endings)})
             if not files:
-                raise ValueError(f"{argument}: there is no file in it that ends in {', '.join(endings)}.")
+                raise InputError(f"{argument}: there is no file in it that ends in {', '.join(endings)}.")
         for file in files:
             found.setdefault(file.resolve(), file)
     return list(found.values())

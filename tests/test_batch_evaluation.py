@@ -430,3 +430,39 @@ def test_a_job_says_what_is_wrong_with_it(settings, message):
         Job(**{"task": "binary", "prediction": "p", **settings})
 
     assert message in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "times",
+    [
+        ["2026-11-01T10:00Z", "\ud800", None],
+        [1_793_000_000, 1_793_000_000_000, None],
+        ["2026-11-01T10:00Z", 1e300, "0000-01-01T00:00Z"],
+    ],
+    ids=["text", "numbers", "mixed"],
+)
+def test_times_that_are_none_cost_their_rows_only(tmp_path, times):
+    """
+    Also half of a character, which JSON can spell, and years that no calendar has.
+    """
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps({"prediction": True, "label": True, "time": time}) + "\n" for time in times))
+
+    evaluation = evaluate(path, job_of("binary", score=None, segments=()))
+
+    assert {"invalid_timestamp": 2} == dict(evaluation.rejected)
+    assert f"{path}, row 2: " in evaluation.first["invalid_timestamp"]
+    assert (1, 1) == (evaluation.overall.rows, len(evaluation.to_dict()["windows"]))
+
+
+def test_times_of_parquet_beyond_the_calendar_cost_their_rows_only(tmp_path):
+    """
+    As when milliseconds were taken for seconds.
+    """
+    times = pa.array([1_793_000_000, 1_793_000_000_000, None], pa.timestamp("s", tz="UTC"))
+    table = pa.table({"prediction": [True] * 3, "label": [True] * 3, "time": times})
+
+    evaluation = evaluate(as_parquet(table, tmp_path / "rows"), job_of("binary", score=None, segments=()))
+
+    assert {"invalid_timestamp": 2} == dict(evaluation.rejected)
+    assert 1 == len(evaluation.to_dict()["windows"])

@@ -3,7 +3,10 @@ Batch mode: files of predictions and labels become the metrics that a monitor wo
 
 >>> from otel_model_metrics.batch import Job
 >>> job = Job("binary", prediction="predicted", label="fraud", time="time", segments=("country",), every="1h")
->>> # evaluate("predictions/*.parquet", job).overall.value("f1")
+>>> job.window_seconds
+3600.0
+
+`evaluate("predictions/*.parquet", job).overall.value("f1")` is what follows.
 """
 
 from otel_model_metrics.batch.evaluation import EvaluatedWindow, Evaluation, Missed

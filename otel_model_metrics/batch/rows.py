@@ -30,6 +30,8 @@ from otel_model_metrics.window import Columns
 MOST_VALUES = 1_000
 
 _MICROS = 1_000_000
+_NO_TIME = np.iinfo(np.int64).min
+_BEYOND = "time that is missing, or not between the years 1 and 9999 (is it in milliseconds?)"
 _MOST_JOINT = 1 << 20
 
 Refuse = Callable[[str, int, str], None]
@@ -178,7 +180,10 @@ class RowReader:
             problems: dict[int, str] = {}
             for row, value in enumerate(values):
                 try:
-                    micros[row] = round(self._time_of(value) * _MICROS)
+                    seconds = self._time_of(value)
+                    if not _YEAR_1 <= seconds < _YEAR_10000:
+                        raise CellError(_BEYOND)
+                    micros[row] = round(seconds * _MICROS)
                 except CellError as error:
                     bad[row] = True
                     problems[row] = str(error)
@@ -192,7 +197,7 @@ class RowReader:
             refusals.add(
                 INVALID_TIMESTAMP,
                 bad,
-                lambda row: f"time that is neither seconds since 1970 nor ISO 8601, got {_python_value(raw[row])!r}.",
+                lambda row: f"{_BEYOND}, got {str(raw[row])!r}.",
             )
         return micros
 
@@ -208,11 +213,12 @@ class RowReader:
                 raw = raw.cast(pyarrow.timestamp("ns", tz="UTC")).cast(pyarrow.timestamp("us", tz="UTC"), safe=False)
             elif types.is_integer(kind) or types.is_floating(kind):
                 seconds = raw.cast(pyarrow.float64(), safe=False).to_numpy(zero_copy_only=False)
-                bad = ~(np.abs(seconds) < _YEAR_10000)
+                bad = ~((seconds >= _YEAR_1) & (seconds < _YEAR_10000))
                 return np.rint(np.where(bad, 0.0, seconds) * _MICROS).astype(np.int64), bad
             elif types.is_date(kind) or types.is_timestamp(kind):
                 zone = None if types.is_date(kind) else kind.tz
-                raw = raw.cast(pyarrow.timestamp("us", tz=zone), safe=False)
+                fewer_digits = compute.CastOptions(pyarrow.timestamp("us", tz=zone), allow_time_truncate=True)
+                raw = raw.cast(options=fewer_digits)
                 if zone is None:
                     if self._job.timezone is None:
                         raise FileError(
@@ -225,11 +231,13 @@ class RowReader:
                         )
             else:
                 return None, None
-        except pyarrow.ArrowInvalid:
+        except pyarrow.ArrowInvalid as error:
+            if types.is_temporal(kind):
+                raise FileError(f"{piece.path}: times in column {self._job.time!r} cannot be read: {error}.") from error
             return None, None
-        bad = raw.is_null().to_numpy(zero_copy_only=False) if raw.null_count else None
-        numbers = raw.cast(pyarrow.int64())
-        return (numbers.fill_null(0) if raw.null_count else numbers).to_numpy(), bad
+        micros = raw.cast(pyarrow.int64()).fill_null(_NO_TIME).to_numpy()
+        bad = (micros < _YEAR_1 * _MICROS) | (micros >= _YEAR_10000 * _MICROS)
+        return (np.where(bad, 0, micros), bad) if bad.any() else (micros, None)
 
     def _time_of(self, value: Any) -> float:
         if value is None:
@@ -244,15 +252,16 @@ class RowReader:
         return time_of(value)
 
 
-def _python_value(value: Any) -> Any:
-    return value.as_py() if hasattr(value, "as_py") else value
-
-
 def _text_of(values: list[Any]) -> Any:
     """A list of text as a column of pyarrow; None if there is something else in it."""
     import pyarrow
 
-    return pyarrow.array(values, pyarrow.string()) if set(map(type, values)) <= {str, type(None)} else None
+    if not set(map(type, values)) <= {str, type(None)}:
+        return None
+    try:
+        return pyarrow.array(values, pyarrow.string())
+    except UnicodeEncodeError:  # half of a character, which JSON can spell
+        return None
 
 
 @functools.lru_cache(maxsize=4)
@@ -260,7 +269,7 @@ def _zone(name: str) -> datetime.tzinfo:
     return datetime.timezone.utc if name == "UTC" else zoneinfo.ZoneInfo(name)
 
 
-_YEAR_10000 = 253_402_300_800.0
+_YEAR_1, _YEAR_10000 = -62_135_596_800.0, 253_402_300_800.0
 
 
 class _Refusals(Refusals):

@@ -34,7 +34,7 @@ def evaluate(
         progress: Called now and then with the bytes and rows read since the last time; not with several workers.
 
     Raises:
-        ValueError: If there is no such file, or it has no such column.
+        InputError: If there is no such file, it has no such column, or windows are far too short. A ValueError.
 
     What is wrong with single rows and files is no error: see `Evaluation.rejected` and `Evaluation.problems`.
 

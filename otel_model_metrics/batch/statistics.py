@@ -17,6 +17,7 @@ from otel_model_metrics.batch.job import Job
 from otel_model_metrics.batch.reading import Piece
 from otel_model_metrics.batch.rows import MOST_VALUES, RowReader, Rows
 from otel_model_metrics.encoding import UNKNOWN_CLASS
+from otel_model_metrics.files import InputError
 from otel_model_metrics.statistics.summaries import Summary
 from otel_model_metrics.vocabulary import OTHER
 
@@ -259,7 +260,7 @@ class Statistics:
         known = {window: at for at, window in enumerate(self.windows)}
         places = [known.setdefault(window, len(known)) for window in windows]
         if len(known) > MOST_WINDOWS:
-            raise ValueError(
+            raise InputError(
                 f"There are more than {MOST_WINDOWS:,} windows of {self.job.every}. Choose a longer one with --every, "
                 f"or look at the column of times, {self.job.time!r}."
             )
