@@ -32,7 +32,7 @@ with warnings.catch_warnings():
     from grafana_foundation_sdk.models.dashboard import Dashboard
 
 from otel_model_metrics import catalog
-from otel_model_metrics.provisioning import promql
+from otel_model_metrics.prometheus_names import prometheus_label
 from otel_model_metrics.provisioning.checking import Known
 from otel_model_metrics.provisioning.choice import Choice
 
@@ -898,7 +898,7 @@ def _alternatives(selector: Selector) -> list[str]:
 
 @cache
 def labels_of(choice: Choice) -> frozenset[str]:
-    ours = {promql.prometheus_label(attribute) for attribute in catalog.ATTRIBUTES}
+    ours = {prometheus_label(attribute) for attribute in catalog.ATTRIBUTES}
     return frozenset({*ours, *choice.settings.by, *FOREIGN_LABELS})
 
 

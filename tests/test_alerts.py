@@ -15,6 +15,7 @@ from promtool import ALERTS, Case, needed, run, series, shipped_groups, written
 from statsmodels.stats.proportion import proportions_ztest
 
 from otel_model_metrics import catalog
+from otel_model_metrics.prometheus_names import escaped, prometheus_name
 from otel_model_metrics.provisioning import alerts, promql
 from otel_model_metrics.provisioning.expressions import Expression
 
@@ -263,7 +264,7 @@ def test_an_objective_missed_by_every_process_is_told(tmp_path, rule):
     metric = catalog.BY_NAME[rule["labels"]["ml_metric"]]
     task = next(iter(metric.functions))
     variant = variant_of(metric, task)
-    name = promql.prometheus_name(catalog.NAMESPACE + metric.name, metric.unit, "gauge")
+    name = prometheus_name(catalog.NAMESPACE + metric.name, metric.unit, "gauge")
     miss, hit = ("0.5", "0.8") if metric.better == "higher" else ("0.8", "0.5")
     level = objective(metric, task, 0.7, 100)
 
@@ -938,8 +939,8 @@ def test_a_name_may_hold_anything(tmp_path):
     (rule,) = rules_of("ModelRowsRejected")
     name = 'a"b\\c \ufffd ü'
     odd = {"ml_model_name": name, "ml_model_version": "1"}
-    escaped = promql.escaped(name).replace("\ufffd", "\\ufffd")  # which PromQL takes escaped only
-    stored_as = f'ml_model_rejected_total{{ml_model_name="{escaped}", ml_model_version="1", ml_reject_reason="r"}}'
+    written = escaped(name).replace("\ufffd", "\\ufffd")  # which PromQL takes escaped only
+    stored_as = f'ml_model_rejected_total{{ml_model_name="{written}", ml_model_version="1", ml_reject_reason="r"}}'
     case = Case("ModelRowsRejected of an odd name", {stored_as: "0+2x99"})
     annotations = {
         "summary": f"100% of the rows of {name} 1 are rejected: r",

@@ -11,8 +11,9 @@ from dashboard_fleet import HOUR, MINUTE, Fleet, Row
 from sklearn import metrics as sklearn_metrics
 
 from otel_model_metrics import catalog
+from otel_model_metrics.prometheus_names import prometheus_name
 from otel_model_metrics.provisioning import promql
-from otel_model_metrics.provisioning.promql import Counters, Scope, prometheus_name
+from otel_model_metrics.provisioning.promql import Counters, Scope
 
 STORES = ("victoria_metrics", "prometheus")
 TOLERANCE = {"victoria_metrics": 1e-6, "prometheus": 0.005}

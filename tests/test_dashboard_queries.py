@@ -23,6 +23,7 @@ from statsmodels.stats.proportion import proportion_confint
 
 from grafana import DAY, Answers, Page, Series, View, named, opened, step_of, substituted, written
 from otel_model_metrics import catalog
+from otel_model_metrics.prometheus_names import prometheus_name
 from otel_model_metrics.provisioning import promql
 from otel_model_metrics.provisioning.dashboards import GROUND_TRUTH, MODEL_PAGE, OVERVIEW, SEGMENTS
 
@@ -990,7 +991,7 @@ def test_what_no_total_tells_is_what_processes_say(fleet, look, store, model):
     for metric in catalog.metrics_of(task):
         if not metric.better or promql.is_function_of_totals(metric, task):
             continue
-        gauge = promql.prometheus_name(metric.instrument, metric.unit, "gauge")
+        gauge = prometheus_name(metric.instrument, metric.unit, "gauge")
         asked_for = f'{gauge}{{ml_model_name="{model}", ml_segment_name="", ml_class=""}}'
         of_processes = [value for _, value in fleet.stores[store].query(asked_for, fleet.now)]
         found = by_name(view.instant(PAGES[MODEL_PAGE].panel(title_of(metric, task), row_of(task))))
@@ -1009,7 +1010,7 @@ def test_each_process_is_shown_by_itself(fleet, look, store, model):
     page, task = PAGES[MODEL_PAGE], TASKS[model]
     metric = catalog.BY_NAME[HEADLINES[task]]
     title = "accuracy of each process" if model in CLASSIFIERS else "mae or mrr of each process"
-    gauge = promql.prometheus_name(metric.instrument, metric.unit, "gauge")
+    gauge = prometheus_name(metric.instrument, metric.unit, "gauge")
 
     found = by_name(look(store, MODEL_PAGE, model=model).instant(page.panel(title)))
 

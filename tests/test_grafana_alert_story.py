@@ -31,6 +31,7 @@ from promtool import series
 from test_alerts import BAD, GOOD, level_of, totals, variant_of
 
 from otel_model_metrics import catalog
+from otel_model_metrics.prometheus_names import escaped
 from otel_model_metrics.provisioning import alerts, grafana_alerts, promql
 from otel_model_metrics.provisioning.choice import Choice
 from otel_model_metrics.provisioning.rules import Settings, recording_groups
@@ -455,7 +456,7 @@ def record(store: Store, settings: Settings, times: Times) -> list[Line]:
                     labels = {**labels, **rule.get("labels", {})}
                     labels.pop("__name__", None)
                     if is_watched(rule["record"], labels["ml_model_name"]):
-                        labels = {label: promql.escaped(text) for label, text in labels.items()}
+                        labels = {label: escaped(text) for label, text in labels.items()}
                         lines.append((series(rule["record"], labels), value, moment))
             imported(store, lines)
             recorded += lines

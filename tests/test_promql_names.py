@@ -12,16 +12,8 @@ from opentelemetry.metrics import Observation
 from opentelemetry.sdk.metrics import MeterProvider
 
 from otel_model_metrics import catalog
-from otel_model_metrics.provisioning.promql import (
-    NAMINGS,
-    counter_name,
-    escaped,
-    prometheus_label,
-    prometheus_name,
-    recorded_name,
-    seconds,
-    selector,
-)
+from otel_model_metrics.prometheus_names import NAMINGS, escaped, prometheus_label, prometheus_name
+from otel_model_metrics.provisioning.promql import counter_name, recorded_name, seconds, selector
 
 # What Prometheus 3.5 calls an instrument that came over OTLP, as measured. Prometheus and the Collector share the code.
 MEASURED = [

@@ -21,8 +21,9 @@ from test_laws import picked
 from test_oracles import KS, SCENARIOS, monitor_of, record_batch
 
 from otel_model_metrics import catalog
+from otel_model_metrics.prometheus_names import prometheus_label
 from otel_model_metrics.provisioning import promql, rules
-from otel_model_metrics.provisioning.promql import Scope, prometheus_label, recorded_name
+from otel_model_metrics.provisioning.promql import Scope, recorded_name
 
 for_every_task = pytest.mark.parametrize("task", catalog.TASKS)
 SETTINGS = rules.Settings()

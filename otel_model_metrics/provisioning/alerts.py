@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from otel_model_metrics import catalog
 from otel_model_metrics.catalog import MetricDefinition
+from otel_model_metrics.prometheus_names import prometheus_label
 from otel_model_metrics.provisioning import messages
 from otel_model_metrics.provisioning.expressions import Expression, compare
 from otel_model_metrics.provisioning.promql import (
@@ -24,7 +25,6 @@ from otel_model_metrics.provisioning.promql import (
     VERSION,
     counter_name,
     is_function_of_totals,
-    prometheus_label,
     recorded_name,
     seconds,
     selector,

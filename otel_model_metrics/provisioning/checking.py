@@ -15,6 +15,7 @@ import promql_parser
 import yaml
 
 from otel_model_metrics import catalog
+from otel_model_metrics.prometheus_names import prometheus_label
 from otel_model_metrics.provisioning import promql
 from otel_model_metrics.provisioning.rules import Settings, recording_groups
 
@@ -211,7 +212,7 @@ class Known:
         loaded += _default_rules(settings) if self.by_default else []
         self.recorded = {rule["record"] for rule in loaded}
         given = (rule.get("labels") for rule in loaded)
-        self.labels = {promql.prometheus_label(attribute) for attribute in catalog.ATTRIBUTES}
+        self.labels = {prometheus_label(attribute) for attribute in catalog.ATTRIBUTES}
         self.labels |= {str(label) for labels in given if isinstance(labels, dict) for label in labels}
         self.qualities = {
             settings.gauge(metric.name + suffix, metric.unit): metric.name + suffix
@@ -230,7 +231,7 @@ class Known:
             promql.AVERAGE: set(catalog.AVERAGES),
             promql.TASK: set(catalog.TASKS),
             promql.OUTCOME: {"correct", "wrong"},
-            promql.prometheus_label(catalog.DIRECTION): {"over", "under"},
+            prometheus_label(catalog.DIRECTION): {"over", "under"},
         }
         # Without its namespace a metric of ours is not found either.
         self.prefixes = ("ml_model_", settings.gauge("") + "_")

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 import promql_parser
 
+from otel_model_metrics.prometheus_names import escaped
 from otel_model_metrics.provisioning import promql
 from otel_model_metrics.provisioning.rules import Settings
 
@@ -82,4 +83,4 @@ class Choice:
         >>> Choice(models="fraud|churn-.*").matchers
         ('ml_model_name=~"fraud|churn-.*"',)
         """
-        return (f'{promql.MODEL}=~"{promql.escaped(self.models)}"',) if self.models else ()
+        return (f'{promql.MODEL}=~"{escaped(self.models)}"',) if self.models else ()

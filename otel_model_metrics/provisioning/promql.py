@@ -2,7 +2,7 @@
 PromQL over totals: what a metric is for a whole fleet, over any window.
 
 The functions of the catalogue are called with expressions instead of arrays, so that a query and the value inside a
-process are one formula. Names and labels that Prometheus sees are made here and nowhere else.
+process are one formula. Names and labels that Prometheus sees are made in `prometheus_names` and nowhere else.
 
 >>> from otel_model_metrics import catalog
 >>> live = Counters("1h")
@@ -24,49 +24,11 @@ from typing import Literal, Protocol
 
 from otel_model_metrics import catalog
 from otel_model_metrics.catalog import MetricDefinition, Task, TotalDefinition
+from otel_model_metrics.prometheus_names import Naming, escaped, prometheus_label, prometheus_name
 from otel_model_metrics.provisioning import expressions
 from otel_model_metrics.provisioning.expressions import Expression, Statistic
 
-Naming = Literal["otlp", "scrape"]
-NAMINGS: tuple[Naming, ...] = ("otlp", "scrape")
-
 # Names
-
-
-_UNITS = {"s": "seconds", "ms": "milliseconds", "%": "percent", "By": "bytes", "1": "ratio"}
-_PER = {"s": "second", "m": "minute", "h": "hour", "d": "day"}
-
-
-def prometheus_name(
-    instrument: str, unit: str, kind: Literal["gauge", "counter"], naming: Naming = "otlp", namespace: str = ""
-) -> str:
-    """
-    The name under which Prometheus knows an instrument.
-
-    Args:
-        instrument: OpenTelemetry name, e.g. ``ml.model.outcomes``.
-        unit: OpenTelemetry unit; an annotation such as ``{row}`` adds nothing to the name.
-        kind: What the instrument is.
-        naming: ``otlp`` for Prometheus' and the Collector's translation, ``scrape`` for that of the Python exporter.
-            They differ for gauges of unit ``1`` only, which this library has none of.
-        namespace: Put in front, as the Collector's exporter does with its setting of that name.
-
-    >>> prometheus_name("ml.model.outcomes", "{prediction}", "counter")
-    'ml_model_outcomes_total'
-    >>> prometheus_name("ml.model.window.age", "s", "gauge", namespace="acme")
-    'acme_ml_model_window_age_seconds'
-    """
-    plain, _, per = re.sub(r"\{[^}]*\}", "", unit).partition("/")
-    words = [word for word in re.split(r"[^a-zA-Z0-9]+", instrument) if word]
-    suffix = _UNITS.get(plain, plain)
-    if plain == "1" and (kind == "counter" or naming == "scrape" or per):
-        suffix = ""
-    for word in (suffix, f"per_{_PER.get(per, per)}" if per else ""):
-        if word and not "_".join(words).endswith(word):
-            words.append(word)
-    if kind == "counter":
-        words = [*(word for word in words if word != "total"), "total"]
-    return "_".join([*([namespace] if namespace else []), *words])
 
 
 def counter_name(total: str, naming: Naming = "otlp", namespace: str = "") -> str:
@@ -78,16 +40,6 @@ def counter_name(total: str, naming: Naming = "otlp", namespace: str = "") -> st
     """
     units = {one.name: one.unit for one in catalog.TOTALS} | {one.name: one.unit for one in catalog.COUNTS}
     return prometheus_name(catalog.NAMESPACE + total, units[total], "counter", naming, namespace)
-
-
-def prometheus_label(attribute: str) -> str:
-    """
-    The Prometheus label of an attribute.
-
-    >>> prometheus_label("ml.segment.name")
-    'ml_segment_name'
-    """
-    return re.sub(r"[^a-zA-Z0-9_]", "_", attribute)
 
 
 def recorded_name(what: str, window: str) -> str:
@@ -139,11 +91,6 @@ def selector(name: str, matchers: Mapping[str, str] | None = None, more: Iterabl
     """
     written = [f'{label}="{escaped(value)}"' for label, value in (matchers or {}).items()] + list(more)
     return f"{name}{{{', '.join(written)}}}" if written else name
-
-
-def escaped(value: str) -> str:
-    """A label value between double quotes."""
-    return value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
 
 
 # Where the totals are found

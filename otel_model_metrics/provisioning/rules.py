@@ -16,6 +16,7 @@ from typing import Any
 
 from otel_model_metrics import catalog
 from otel_model_metrics.catalog import MetricDefinition
+from otel_model_metrics.prometheus_names import NAMINGS, Naming, prometheus_label, prometheus_name
 from otel_model_metrics.provisioning import promql
 from otel_model_metrics.provisioning.expressions import CLASS, Expression, compare
 from otel_model_metrics.provisioning.promql import (
@@ -26,12 +27,9 @@ from otel_model_metrics.provisioning.promql import (
     TASK,
     VERSION,
     Counters,
-    Naming,
     Quantity,
     Recorded,
     Scope,
-    prometheus_label,
-    prometheus_name,
     recorded_name,
     seconds,
     selector,
@@ -100,8 +98,8 @@ class Settings:
         object.__setattr__(self, "windows", tuple(window for _, window in sorted(chosen.items())))
         if self.min_rows < 1:
             raise ValueError(f"min_rows must be at least 1, got {self.min_rows}.")
-        if self.naming not in promql.NAMINGS:
-            raise ValueError(f"naming must be one of {', '.join(promql.NAMINGS)}, got {self.naming!r}.")
+        if self.naming not in NAMINGS:
+            raise ValueError(f"naming must be one of {', '.join(NAMINGS)}, got {self.naming!r}.")
         for what, names in (("namespace", [self.namespace] if self.namespace else []), ("by", self.by)):
             for name in names:
                 if not name.isidentifier() or not name.isascii():

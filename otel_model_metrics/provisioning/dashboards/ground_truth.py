@@ -9,12 +9,13 @@ from typing import Any
 from grafana_foundation_sdk.builders import dashboard
 
 from otel_model_metrics import catalog
+from otel_model_metrics.prometheus_names import prometheus_label
 from otel_model_metrics.provisioning.choice import Choice
 from otel_model_metrics.provisioning.dashboards import GROUND_TRUTH, MODEL_PAGE, style
 from otel_model_metrics.provisioning.dashboards.queries import Fleet
 from otel_model_metrics.provisioning.dashboards.style import Column, Query
 from otel_model_metrics.provisioning.expressions import Expression
-from otel_model_metrics.provisioning.promql import MODEL, VERSION, prometheus_label
+from otel_model_metrics.provisioning.promql import MODEL, VERSION
 
 _OUTCOME, _REASON, _LE = (prometheus_label(name) for name in (catalog.LABEL_OUTCOME, catalog.REJECT_REASON, catalog.LE))
 _AGE_STEPS: style.Steps = ((None, style.GREEN), (3600, style.ORANGE), (21600, style.RED))
