@@ -92,7 +92,11 @@ def _files_of(path: Path, endings: tuple[str, ...]) -> Iterator[Path]:
 
 
 def need_columns(
-    path: Path, names: Sequence[str], wanted: Iterable[tuple[str, str]], separator: str | None = None
+    path: Path,
+    names: Sequence[str],
+    wanted: Iterable[tuple[str, str]],
+    separator: str | None = None,
+    option_of_separator: str = "",
 ) -> None:
     """
     See that columns are there, each once.
@@ -102,28 +106,37 @@ def need_columns(
         names: Its columns.
         wanted: Pairs of an option of the command, without its dashes, and the column that it names.
         separator: What separates the cells; None if the file is not CSV.
+        option_of_separator: The option that says so, without its dashes; empty if there is none.
 
     Raises:
         ColumnError: If one is not there, or more than once.
     """
     for option, name in wanted:
         if name not in names:
-            raise missing_column(path, names, option, name, separator)
+            raise missing_column(path, names, option, name, separator, option_of_separator)
         if names.count(name) > 1:
             raise ColumnError(f"{path} has more than one column {name!r}.")
 
 
 def missing_column(
-    path: Path, names: Sequence[str], option: str, name: str, separator: str | None = None
+    path: Path,
+    names: Sequence[str],
+    option: str,
+    name: str,
+    separator: str | None = None,
+    option_of_separator: str = "",
 ) -> ColumnError:
     """
     An error that says which column a file has instead of a missing one; arguments as for `need_columns`.
     """
     if separator is not None and len(names) == 1:
-        by = next((f", not by {word}" for one, word in _SEPARATORS.items() if one in names[0] and one != separator), "")
+        other = next((one for one in _SEPARATORS if one in names[0] and one != separator), "")
+        by = f", not by {_SEPARATORS[other]}" if other else ""
+        shell = "$'\\t'" if other == "\t" else f"'{other}'"
+        remedy = f" Say so with --{option_of_separator} {shell}." if other and option_of_separator else ""
         return ColumnError(
             f"{path} has only one column, {names[0][:80]!r}. "
-            f"Columns must be separated by {_SEPARATORS.get(separator, repr(separator))}{by}."
+            f"Columns must be separated by {_SEPARATORS.get(separator, repr(separator))}{by}.{remedy}"
         )
     lowered = {one.lower(): one for one in reversed(names)}
     near = difflib.get_close_matches(name.lower(), lowered, n=1, cutoff=0.5)

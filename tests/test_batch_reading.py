@@ -136,7 +136,10 @@ def test_cells_of_csv_can_be_separated_otherwise():
     with pytest.raises(ColumnError) as told:
         Read("a.csv")
     message = "a.csv has only one column, 'p;l'. Columns must be separated by commas, not by semicolons."
-    assert message == str(told.value)
+    assert f"{message} Say so with --delimiter ';'." == str(told.value)
+    with pytest.raises(ColumnError) as told:
+        Read(write("b.csv", "p\tl\n1\t2\n"))
+    assert str(told.value).endswith("not by tabs. Say so with --delimiter $'\\t'.")
     message = "The delimiter of CSV must be one character such as ; or a tab, got ';;'."
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         Wanted({}, delimiter=";;")

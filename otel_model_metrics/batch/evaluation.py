@@ -62,6 +62,9 @@ class Evaluation:
         first: For each reason the file and row of the first, and what is wrong with it.
         problems: What is wrong with files that could not be read, or not to the end.
         crowded: Segment names of which more values were met than can be told apart.
+        labels: What became of labels in other files, one count each: ``matched`` and ``unmatched`` labels; rows that
+            are ``duplicate`` or ``corrected`` by a later one, ``unlabelled`` (without a label yet) or ``rejected``
+            (not readable, or without a usable id). They add up to the rows of these files. Empty without such files.
         statistics: What all of this was computed from.
     """
 
@@ -74,6 +77,7 @@ class Evaluation:
     first: Mapping[str, str]
     problems: tuple[str, ...]
     crowded: tuple[str, ...]
+    labels: Mapping[str, int]
     statistics: Statistics
 
     @classmethod
@@ -83,7 +87,7 @@ class Evaluation:
 
         Cost: about a millisecond a window.
         """
-        job, crowded = statistics.job, tuple(sorted(statistics.crowded))
+        job, labels, crowded = statistics.job, statistics.labels, tuple(sorted(statistics.crowded))
         statistics = statistics.with_segments_within(job.max_segment_values)
         predictions = statistics.predictions()
         windows = []
@@ -100,8 +104,9 @@ class Evaluation:
             int(predictions[:, 0].sum()),
             dict(statistics.rejected),
             dict(statistics.first),
-            tuple(statistics.problems),
+            (*(() if labels is None else labels.problems), *statistics.problems),
             crowded,
+            {} if labels is None else labels.counts(statistics.used),
             statistics,
         )
 
@@ -145,9 +150,9 @@ class Evaluation:
         Everything as plain data fit for JSON.
 
         Returns:
-            ``{"model", "version", "task", "rows", "predictions", "labelled", "rejected", "problems", "notes",
-            "overall", "windows", "missed"}``; ``overall`` and each of ``windows`` (which have ``start`` and ``end`` in
-            ISO 8601 too) are as `Snapshot.to_dict`.
+            ``{"model", "version", "task", "rows", "predictions", "labelled", "rejected", "labels", "problems",
+            "notes", "overall", "windows", "missed"}``; ``overall`` and each of ``windows`` (which have ``start`` and
+            ``end`` in ISO 8601 too) are as `Snapshot.to_dict`.
         """
         return {
             "model": self.overall.model,
@@ -159,6 +164,7 @@ class Evaluation:
             "rejected": {
                 reason: {"rows": count, "first": self.first.get(reason, "")} for reason, count in self.rejected.items()
             },
+            "labels": dict(self.labels),
             "problems": list(self.problems),
             "notes": self.notes(),
             "overall": _values(self.overall),
@@ -184,6 +190,11 @@ class Evaluation:
             "counted under __other__. Is it a name of something that comes again?"
             for name in self.crowded
         ]
+        without = self.statistics.without_id
+        if without:
+            notes.append(
+                f"{without:,} row{'' if without == 1 else 's'} of predictions without an id, so without a label."
+            )
         inexact = sorted(self.overall.inexact.items())
         if inexact:
             bounds = ", ".join(f"{name} within {error:.2g}" for name, error in inexact)

@@ -42,6 +42,7 @@ class Job:
     Args:
         task: ``binary``, ``multiclass``, ``regression`` or ``ranking``.
         prediction, label: Names of the columns. Without a prediction, scores are turned into predictions.
+        id: Column of the ids, if labels are in files of their own: of these files, and of those of the predictions.
         model, version: Exported as ``ml.model.name`` and ``ml.model.version``.
         score: Column of the probabilities; for multiclass one column for each of `classes`, or one of lists.
         time: Column of the times; without it, all rows are one window.
@@ -85,12 +86,15 @@ class Job:
     k: int | tuple[int, ...] | None = None
     exact_rows: int = EXACT_ROWS
     delimiter: str = ","
+    id: str | None = None
 
     def __post_init__(self) -> None:
         if self.task not in catalog.TASKS:
             raise ValueError(f"task must be one of {', '.join(catalog.TASKS)}, got {self.task!r}.")
         for name in ("model", "version", "label"):
             text(getattr(self, name), name)
+        if self.id is not None and text(self.id, "id") == self.label:
+            raise ValueError(f"id and label must be different columns, got {self.id!r} for both.")
         if self.prediction is None and (self.score is None or self.task not in ("binary", "multiclass")):
             raise ValueError(
                 "A job needs the column of the predictions, prediction=; "
@@ -147,18 +151,25 @@ class Job:
 
     @cached_property
     def wanted(self) -> Wanted:
-        """Which columns of a file are read."""
+        """Which columns of a file of predictions are read."""
         options = {
             "prediction": () if self.prediction is None else (self.prediction,),
-            "label": (self.label,),
+            "label": (self.label,) if self.id is None else (),
+            "id": () if self.id is None else (self.id,),
             "score": self.scores,
             "time": () if self.time is None else (self.time,),
             "segment": tuple(self.segments),
         }
         coded = set(self.segments)
         if self.task in ("binary", "multiclass"):
-            coded |= {self.label, *options["prediction"]}
+            coded |= {*options["label"], *options["prediction"]}
         return Wanted({name: columns for name, columns in options.items() if columns}, frozenset(coded), self.delimiter)
+
+    @cached_property
+    def wanted_of_labels(self) -> Wanted:
+        """Which columns of a file of labels are read; for a job with an `id`."""
+        coded = frozenset({self.label} if self.task in ("binary", "multiclass") else ())
+        return Wanted({"id": (str(self.id),), "label": (self.label,)}, coded, self.delimiter)
 
     def encoder(self) -> Encoder:
         """A new encoder of the task."""

@@ -244,7 +244,7 @@ def _columns_in(path: Path, names: Sequence[str], wanted: Wanted) -> list[str]:
     keys = _keys(path)
     pairs = [(option, name) for option, name in wanted.pairs if name in names or name not in keys]
     separator = wanted.delimiter if files.has_ending(path, files.CSV) else None
-    files.need_columns(path, names, pairs, separator)
+    files.need_columns(path, names, pairs, separator, "delimiter")
     return [name for _, name in pairs]
 
 

@@ -11,7 +11,7 @@ import math
 import zoneinfo
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +20,7 @@ from otel_model_metrics.batch.job import Job
 from otel_model_metrics.batch.reading import Piece
 from otel_model_metrics.cells import CellError, arrow_labels, arrow_values, time_of, value_of
 from otel_model_metrics.columns import BoolArray, Coded, Column, is_missing
-from otel_model_metrics.encoding import INVALID_SEGMENT, INVALID_TIMESTAMP, Refusals
+from otel_model_metrics.encoding import INVALID_ID, INVALID_SEGMENT, INVALID_TIMESTAMP, Refusals
 from otel_model_metrics.files import FileError
 from otel_model_metrics.segments import UNUSABLE_SET, SegmentTable, SetCodes
 from otel_model_metrics.window import Columns
@@ -55,6 +55,31 @@ class Rows:
     unlabelled: tuple[NDArray[Any] | None, SetCodes, NDArray[np.int64]]
 
 
+@dataclass(frozen=True)
+class Joined:
+    """
+    Labels from other files, for the rows of one piece.
+
+    Attributes:
+        labels: The column that they would be in the piece.
+        unusable: Rows whose id can be none, shape ``(n,)``.
+        why: What is wrong with the id in such a row.
+        source: The file and row of the label that a row has.
+    """
+
+    labels: Column
+    unusable: BoolArray
+    why: Callable[[int], str]
+    source: Callable[[int], str]
+
+
+class Joining(Protocol):
+    """What knows the labels of other files; `labels.LabelTable`."""
+
+    def join(self, piece: Piece) -> Joined:
+        """The labels of the rows of a piece."""
+
+
 class RowReader:
     """
     Reads the rows of one part. Classes and segments are numbered as they are met.
@@ -62,11 +87,13 @@ class RowReader:
     Args:
         job: What the columns are.
         refuse: Called with reason, number of rows, and where and what was wrong, for rows that cannot be used.
+        table: Has the labels, if they are in other files.
     """
 
-    def __init__(self, job: Job, refuse: Refuse) -> None:
+    def __init__(self, job: Job, refuse: Refuse, table: Joining | None = None) -> None:
         self._job = job
         self._refuse = refuse
+        self._table = table
         self.encoder = job.encoder()
         self.segments = SegmentTable(job.segments, MOST_VALUES)
 
@@ -83,9 +110,12 @@ class RowReader:
         sets = self._sets(piece)
         if sets.min(initial=0) == UNUSABLE_SET:
             refusals.add(INVALID_SEGMENT, sets == UNUSABLE_SET, lambda row: self.segments.problem)
+        joined = None if self._table is None else self._table.join(piece)
+        if joined is not None and joined.unusable.any():
+            refusals.add(INVALID_ID, joined.unusable, joined.why)
         given = {
-            "predictions": None if job.prediction is None else _column(piece, job.prediction),
-            "labels": _column(piece, job.label),
+            "predictions": None if job.prediction is None else column_of(piece, job.prediction),
+            "labels": column_of(piece, job.label) if joined is None else joined.labels,
             "scores": self._scores(piece),
         }
         missing = _missing(given["labels"])
@@ -103,7 +133,7 @@ class RowReader:
             }
             if at:
                 columns["labels"] = None
-            told = _Refusals(piece, places)
+            told = _Refusals(piece, places, joined)
             one = self.encoder.encode(**columns, count=len(places), refusals=told)
             told.tell(self._refuse)
             kept = told.kept if one.labelled is None or at else told.kept & one.labelled
@@ -128,7 +158,7 @@ class RowReader:
         names = self._job.scores
         if not names:
             return None
-        columns = [_column(piece, name) for name in names]
+        columns = [column_of(piece, name) for name in names]
         if self._job.task == "binary":
             return _numbers_or_none(columns[0])
         if len(columns) == 1:
@@ -144,7 +174,7 @@ class RowReader:
         names = self._job.segments
         if not names:
             return np.zeros(piece.count, np.int32)
-        columns = [_as_coded(_column(piece, name, as_written=True)) for name in names]
+        columns = [_as_coded(column_of(piece, name, as_written=True)) for name in names]
         joint = columns[0].codes.astype(np.int64)
         size = len(columns[0].values)
         for column in columns[1:]:
@@ -275,15 +305,19 @@ _YEAR_1, _YEAR_10000 = -62_135_596_800.0, 253_402_300_800.0
 class _Refusals(Refusals):
     """Refusals that say where: rows are those at `places` of a piece."""
 
-    def __init__(self, piece: Piece, places: NDArray[np.int64]) -> None:
+    def __init__(self, piece: Piece, places: NDArray[np.int64], joined: Joined | None = None) -> None:
         super().__init__(len(places))
         self._piece = piece
         self._places = places
+        self._joined = joined
 
     def add(self, reason: str, rows: BoolArray, message: Any) -> None:
         def placed(row: int) -> str:
-            number = self._piece.row(int(self._places[row]))
-            return f"{self._piece.path}, row {number}: {message(row)}"
+            place = int(self._places[row])
+            where, what = f"{self._piece.path}, row {self._piece.row(place)}", message(row)
+            if self._joined is not None and what.startswith("label "):
+                where = f"{self._joined.source(place)} (for {where})"
+            return f"{where}: {what}"
 
         super().add(reason, rows, placed)
 
@@ -293,7 +327,7 @@ class _Refusals(Refusals):
             refuse(reason, count, text)
 
 
-def _column(piece: Piece, name: str, as_written: bool = False) -> Column:
+def column_of(piece: Piece, name: str, as_written: bool = False) -> Column:
     """
     A column as encoders take it. `as_written` keeps text of CSV as it is, so that the segment 007 is no number.
     """
@@ -314,7 +348,7 @@ def _column(piece: Piece, name: str, as_written: bool = False) -> Column:
         return Coded([value_of(one) if text and one is not None else one for one in values], codes.to_numpy())
     if types.is_string(kind) or types.is_large_string(kind):
         if not piece.text:
-            return _column_of(raw.dictionary_encode(), piece, name)
+            return _recoded(raw.dictionary_encode(), piece, name)
         try:  # numbers, or else they would have been read as a dictionary
             return np.asarray(raw.cast(pyarrow.float64()).to_numpy(zero_copy_only=False), np.float64)
         except pyarrow.ArrowInvalid:
@@ -322,12 +356,12 @@ def _column(piece: Piece, name: str, as_written: bool = False) -> Column:
     if types.is_boolean(kind) or types.is_integer(kind) or types.is_floating(kind):
         if not raw.null_count or types.is_floating(kind):
             return np.asarray(raw.to_numpy(zero_copy_only=False))
-        return _column_of(raw.dictionary_encode(), piece, name)
+        return _recoded(raw.dictionary_encode(), piece, name)
     return arrow_labels(raw)
 
 
-def _column_of(raw: Any, piece: Piece, name: str) -> Column:
-    return _column(Piece(piece.path, piece.first_row, piece.count, {name: raw}), name)
+def _recoded(raw: Any, piece: Piece, name: str) -> Column:
+    return column_of(Piece(piece.path, piece.first_row, piece.count, {name: raw}), name)
 
 
 def _as_coded(column: Column) -> Coded:
@@ -344,7 +378,8 @@ def _as_coded(column: Column) -> Coded:
     return Coded(list(values), np.array(codes, np.int64))
 
 
-def _is_nothing(value: Any) -> bool:
+def is_nothing(value: Any) -> bool:
+    """Whether a value is none: null, or NaN, which is how pandas writes it."""
     return is_missing(value) or (isinstance(value, float) and math.isnan(value))
 
 
@@ -353,12 +388,12 @@ def _missing(column: Column | None) -> BoolArray | None:
     if column is None:
         return None
     if isinstance(column, Coded):
-        of_values = np.array([_is_nothing(value) for value in column.values], np.bool_)
+        of_values = np.array([is_nothing(value) for value in column.values], np.bool_)
         return column.spread(of_values) if of_values.any() else None
     if isinstance(column, np.ndarray):
         missing = np.isnan(column) if column.dtype.kind == "f" else None
         return missing if missing is not None and missing.any() else None
-    missing = np.array([_is_nothing(value) for value in column], np.bool_)
+    missing = np.array([is_nothing(value) for value in column], np.bool_)
     return missing if missing.any() else None
 
 

@@ -8,6 +8,7 @@ last bit, however many workers there are.
 from __future__ import annotations
 
 import concurrent.futures
+import functools
 import multiprocessing
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -16,13 +17,19 @@ from typing import Any
 from otel_model_metrics.arguments import positive_int
 from otel_model_metrics.batch.evaluation import Evaluation
 from otel_model_metrics.batch.job import Job
+from otel_model_metrics.batch.labels import Labels, sorted_labels
 from otel_model_metrics.batch.reading import ENDINGS, Part, Progress, parts_of, pieces
 from otel_model_metrics.batch.statistics import Statistics
 from otel_model_metrics.files import FileError, find_files
 
 
 def evaluate(
-    files: str | Path | Sequence[str | Path], job: Job, *, workers: int = 1, progress: Progress | None = None
+    files: str | Path | Sequence[str | Path],
+    job: Job,
+    *,
+    labels: str | Path | Sequence[str | Path] | None = None,
+    workers: int = 1,
+    progress: Progress | None = None,
 ) -> Evaluation:
     """
     Evaluate files of predictions and labels.
@@ -30,6 +37,8 @@ def evaluate(
     Args:
         files: One or several files, folders or patterns: Parquet, CSV (also compressed by gzip), JSONL or Arrow.
         job: What is in them, and which metrics.
+        labels: Files with the labels, if these are not beside the predictions; named like `files`, and joined by
+            `Job.id`. Of several labels with one id the last counts; predictions with the same id all get it.
         workers: Processes to use.
         progress: Called now and then with the bytes and rows read since the last time; not with several workers.
 
@@ -43,16 +52,20 @@ def evaluate(
     """
     positive_int(workers, "workers")
     named = [files] if isinstance(files, (str, Path)) else list(files)
-    parts = parts_of(find_files([str(one) for one in named], ENDINGS), job.wanted)
-    if workers == 1 or len(parts) == 1:
-        return Evaluation.of(merged(job, (statistics_of(job, part, progress) for part in parts)))
-    # Not forked: a fork of a process that has threads, as pyarrow's, may hang.
-    context = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(min(workers, len(parts)), context) as pool:
-        return Evaluation.of(merged(job, pool.map(statistics_of, [job] * len(parts), parts)))
+    with sorted_labels(labels, job, progress) as joined:
+        parts = parts_of(find_files([str(one) for one in named], ENDINGS), job.wanted)
+        if workers == 1 or len(parts) == 1:
+            return Evaluation.of(merged(job, (statistics_of(job, part, progress, joined) for part in parts)))
+        read = functools.partial(statistics_of, labels=joined)
+        # Not forked: a fork of a process that has threads, as pyarrow's, may hang.
+        context = multiprocessing.get_context("spawn")
+        with concurrent.futures.ProcessPoolExecutor(min(workers, len(parts)), context) as pool:
+            return Evaluation.of(merged(job, pool.map(read, [job] * len(parts), parts)))
 
 
-def statistics_of(job: Job, part: Part, progress: Progress | None = None) -> Statistics:
+def statistics_of(
+    job: Job, part: Part, progress: Progress | None = None, labels: Labels | None = None
+) -> Statistics:
     """
     The statistics of one part. What cannot be read of it is a problem, and no error.
     """
@@ -66,9 +79,10 @@ def statistics_of(job: Job, part: Part, progress: Progress | None = None) -> Sta
             problems.append(str(error))
 
     try:
-        statistics = Statistics.of(job, readable())
+        statistics = Statistics.of(job, readable(), labels)
     except FileError as error:  # a column that cannot be understood
         statistics = Statistics(job)
+        statistics.labels = labels
         problems.append(str(error))
     for refused in unreadable:
         statistics.refuse(*refused)

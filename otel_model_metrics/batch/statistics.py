@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 
 from otel_model_metrics import catalog
 from otel_model_metrics.batch.job import Job
+from otel_model_metrics.batch.labels import Labels, LabelTable
 from otel_model_metrics.batch.reading import Piece
 from otel_model_metrics.batch.rows import MOST_VALUES, RowReader, Rows
 from otel_model_metrics.encoding import UNKNOWN_CLASS
@@ -86,6 +88,9 @@ class Statistics:
         problems: What is wrong with files that could not be read, or not to the end.
         rows: All rows read, with those rejected.
         crowded: Names of segments of which more values were met than can be told apart.
+        labels: Where labels are, if they are in other files.
+        used: A bit for each of these that has a prediction; None if none has.
+        without_id: Rows that have no id, and so no label.
 
     Cost: memory for windows x groups x statistics, and for `Job.exact_rows` rows of a window where metrics need rows.
     """
@@ -103,15 +108,29 @@ class Statistics:
         self.problems: list[str] = []
         self.rows = 0
         self.crowded: set[str] = set()
+        self.labels: Labels | None = None
+        self.used: NDArray[np.uint8] | None = None
+        self.without_id = 0
 
     @classmethod
-    def of(cls, job: Job, pieces: Iterable[Piece]) -> Statistics:
-        """The statistics of some pieces of a file, one after the other."""
+    def of(cls, job: Job, pieces: Iterable[Piece], labels: Labels | None = None) -> Statistics:
+        """
+        The statistics of some pieces of a file, one after the other.
+
+        Args:
+            job: What is evaluated.
+            pieces: The rows.
+            labels: Where labels are, for a job with an `id`.
+        """
         statistics = cls(job)
-        reader = RowReader(job, statistics.refuse)
-        for piece in pieces:
-            statistics.add(piece, reader)
-        statistics.finish(reader)
+        statistics.labels = labels
+        with nullcontext() if labels is None else LabelTable(labels, job) as table:
+            reader = RowReader(job, statistics.refuse, table)
+            for piece in pieces:
+                statistics.add(piece, reader)
+            statistics.finish(reader)
+            if table is not None:
+                statistics.used, statistics.without_id = table.used, table.without_id
         return statistics
 
     def refuse(self, reason: str, count: int, where: str) -> None:
@@ -137,6 +156,10 @@ class Statistics:
         """
         merged = Statistics(self.job)
         merged.crowded = self.crowded | other.crowded
+        merged.labels = self.labels or other.labels
+        used = [one.used for one in (self, other) if one.used is not None]
+        merged.used = used[0] | used[1] if len(used) > 1 else used[0] if used else None
+        merged.without_id = self.without_id + other.without_id
         for one in (self, other):
             classes = merged._class_places(one)
             groups = merged._group_places(one, self, other)
@@ -188,7 +211,7 @@ class Statistics:
             result.kept[key] = (
                 rows_kept if before is None else before.merge(rows_kept, self.job.task, self.job.exact_rows)
             )
-        for name in ("rejected", "first", "problems", "rows", "crowded"):
+        for name in ("rejected", "first", "problems", "rows", "crowded", "labels", "used", "without_id"):
             setattr(result, name, getattr(self, name))
         return result
 

@@ -51,6 +51,7 @@ def remarks(evaluation: Evaluation) -> list[str]:
         f"Not used, {reason}: {count:,} row{'' if count == 1 else 's'}, the first: {evaluation.first.get(reason, '')}"
         for reason, count in sorted(evaluation.rejected.items(), key=lambda item: -item[1])
     ]
+    lines += [] if evaluation.statistics.labels is None else [_labels(evaluation)]
     lines += [f"Problem: {problem}" for problem in evaluation.problems]
     lines += [f"Note: {note}" for note in evaluation.notes()]
     for one in evaluation.missed():
@@ -59,6 +60,12 @@ def remarks(evaluation: Evaluation) -> list[str]:
             f"with 95 % confidence it is no better than {_number(one.bound)}."
         )
     return lines
+
+
+def _labels(evaluation: Evaluation) -> str:
+    counts = [f"{count:,} {what}" for what, count in evaluation.labels.items() if count or what == "matched"]
+    first = evaluation.statistics.labels.first if evaluation.statistics.labels is not None else ""
+    return f"Labels: {', '.join(counts)}" + (f", the first: {first}" if evaluation.labels["rejected"] else ".")
 
 
 def sparkline(values: Sequence[float]) -> str:
