@@ -20,10 +20,10 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -784,6 +784,33 @@ COUNTS = (LABELS, DELAYS, REJECTED, OVERFLOWED)
 def totals_of(task: Task) -> tuple[TotalDefinition, ...]:
     """All totals of a task that are split by segment."""
     return tuple(definition for definition in TOTALS if task in definition.tasks)
+
+
+class Instrument(NamedTuple):
+    """What OpenTelemetry is told of an instrument."""
+
+    name: str
+    unit: str
+    description: str
+    kind: Literal["gauge", "counter"]
+
+
+def instruments_of(task: Task, metrics: Iterable[MetricDefinition]) -> Iterator[Instrument]:
+    """Every instrument that a model of a task with these metrics needs."""
+    for metric in metrics:
+        yield Instrument(metric.instrument, metric.unit, metric.description, "gauge")
+        if task in metric.intervals:
+            for suffix, what in ((LOWER, "Lower"), (UPPER, "Upper")):
+                yield Instrument(
+                    metric.instrument + suffix, metric.unit, f"{what} 95 % bound of {metric.name}.", "gauge"
+                )
+    for health in HEALTH:
+        yield Instrument(health.instrument, health.unit, health.description, "gauge")
+    yield Instrument(NAMESPACE + OBJECTIVE, OBJECTIVE_UNIT, OBJECTIVE_DESCRIPTION, "gauge")
+    for total in totals_of(task):
+        yield Instrument(total.instrument, total.unit, total.description, "counter")
+    for count in COUNTS:
+        yield Instrument(count.instrument, count.unit, count.description, "counter")
 
 
 def overflowed(

@@ -208,12 +208,14 @@ class Registry:
         """Report this monitor from the next export on."""
         with self._lock:
             self._monitors = [*self._monitors, _SeriesOfMonitor(monitor)]
-            needed = list(_instruments_of(self._meter, monitor))
-            new = [instrument for instrument in needed if instrument[0] not in self._created]
-            self._created.update(name for name, *_ in new)
+            needed = list(catalog.instruments_of(monitor.task, monitor.selection.metrics))
+            new = [instrument for instrument in needed if instrument.name not in self._created]
+            self._created.update(instrument.name for instrument in new)
         # Not under our lock: the SDK takes its own here, and holds that while it waits for ours in a collection.
-        for name, unit, description, create in new:
-            create(name, [self._callback(name)], unit=unit, description=description)
+        meter = self._meter
+        create = {"gauge": meter.create_observable_gauge, "counter": meter.create_observable_counter}
+        for name, unit, description, kind in new:
+            create[kind](name, [self._callback(name)], unit=unit, description=description)
 
     def remove(self, monitor: Exported) -> None:
         """Report this monitor no more."""
@@ -268,23 +270,6 @@ class Registry:
         if provider is not None and _registries.of_global is not None and metrics.get_meter_provider() is provider:
             return [*self._monitors, *_registries.of_global._monitors]
         return self._monitors
-
-
-def _instruments_of(meter: Meter, monitor: Exported) -> Iterable[tuple[str, str, str, Callable[..., Any]]]:
-    """Name, unit, description and way of creation of every instrument a monitor needs."""
-    gauge, counter = meter.create_observable_gauge, meter.create_observable_counter
-    for metric in monitor.selection.metrics:
-        yield metric.instrument, metric.unit, metric.description, gauge
-        if monitor.task in metric.intervals:
-            for suffix, what in ((catalog.LOWER, "Lower"), (catalog.UPPER, "Upper")):
-                yield metric.instrument + suffix, metric.unit, f"{what} 95 % bound of {metric.name}.", gauge
-    for health in catalog.HEALTH:
-        yield health.instrument, health.unit, health.description, gauge
-    yield catalog.NAMESPACE + catalog.OBJECTIVE, catalog.OBJECTIVE_UNIT, catalog.OBJECTIVE_DESCRIPTION, gauge
-    for total in catalog.totals_of(monitor.task):
-        yield total.instrument, total.unit, total.description, counter
-    for count in catalog.COUNTS:
-        yield count.instrument, count.unit, count.description, counter
 
 
 class _AnyReader:

@@ -61,7 +61,7 @@ def configure(
     Raises:
         ValueError: For an unknown protocol or an interval that is no positive number.
     """
-    chosen = _protocol(protocol)
+    chosen = protocol_of(protocol)
     if interval is not None and not (math.isfinite(interval) and interval > 0):
         raise ValueError(f"interval must be seconds > 0, got {interval!r}.")
     current = metrics.get_meter_provider()
@@ -91,7 +91,13 @@ def configure(
     return provider
 
 
-def _protocol(given: str | None) -> str:
+def protocol_of(given: str | None) -> str:
+    """
+    The protocol given, or that of the ``OTEL_EXPORTER_OTLP_*`` variables.
+
+    Raises:
+        ValueError: For an unknown one.
+    """
     name = (
         given or os.environ.get("OTEL_EXPORTER_OTLP_METRICS_PROTOCOL") or os.environ.get("OTEL_EXPORTER_OTLP_PROTOCOL")
     )
@@ -117,7 +123,7 @@ def _readers(protocol: str, endpoint: str | None, interval: float | None) -> lis
     from opentelemetry.sdk.metrics import ObservableCounter, ObservableGauge
     from opentelemetry.sdk.metrics.export import AggregationTemporality
 
-    exporter = Exporter(lambda: _exporter(protocol, endpoint))
+    exporter = Exporter(lambda: exporter_of(protocol, endpoint))
     if exporter._preferred_temporality.get(ObservableCounter) is AggregationTemporality.DELTA:
         _logger.warning(
             "OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE asks for delta temporality. Prometheus-like stores drop "
@@ -132,7 +138,15 @@ def _readers(protocol: str, endpoint: str | None, interval: float | None) -> lis
         return [reader(exporter, **settings)]
 
 
-def _exporter(protocol: str, endpoint: str | None) -> Any:
+def exporter_of(protocol: str, endpoint: str | None, **http: Any) -> Any:
+    """
+    The SDK's exporter of metrics for a protocol.
+
+    Args:
+        protocol: One of `PROTOCOLS`.
+        endpoint: As for `configure`.
+        http: Further arguments of the exporter over HTTP.
+    """
     if protocol == "grpc":
         from opentelemetry.exporter.otlp.proto.grpc.metric_exporter import OTLPMetricExporter as GrpcExporter
 
@@ -141,4 +155,4 @@ def _exporter(protocol: str, endpoint: str | None) -> Any:
 
     if endpoint is not None and not endpoint.rstrip("/").endswith("/v1/metrics"):
         endpoint = endpoint.rstrip("/") + "/v1/metrics"
-    return HttpExporter(endpoint=endpoint)
+    return HttpExporter(endpoint=endpoint, **http)
