@@ -19,6 +19,7 @@ test: lint ## Check style and types, then run all tests (PYTEST_ARGS="-k name" p
 	@.ci/backends.sh >/dev/null || true
 	@.ci/collector.sh >/dev/null || true
 	@.ci/redis.sh >/dev/null || true
+	@.ci/chromium.sh >/dev/null || true
 	@.venv/bin/python -m pytest $(or $(PYTEST_ARGS),--numprocesses=auto --maxprocesses=8 --dist=worksteal)
 
 lint: ## Check style and types

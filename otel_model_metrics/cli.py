@@ -13,6 +13,7 @@ from collections.abc import Sequence
 _EXTRAS = {
     "click": "demo",
     "grafana_foundation_sdk": "grafana",
+    "jinja2": "batch",
     "promql_parser": "rules",
     "pyarrow": "batch",
     "redis": "redis",

@@ -25,7 +25,7 @@ COLLECTOR_CONFIG = Path(__file__).parent.parent / "grafana" / "otel-collector.ya
 
 def binary(name: str) -> str:
     """Path of a backend; without it the test is skipped with the reason, or fails where CI=true."""
-    finder = {"otelcol": "collector", "redis-server": "redis"}.get(name, "backends")
+    finder = {"otelcol": "collector", "redis-server": "redis", "chromium": "chromium"}.get(name, "backends")
     found = CACHE / f"{finder}.env"
     lines = dict(line.split("=", 1) for line in found.read_text().splitlines()) if found.exists() else {}
     path = lines.get(name)
