@@ -7,7 +7,7 @@ from __future__ import annotations
 import json
 import math
 import pickle
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -206,37 +206,6 @@ def _of_many(task: str, random: np.random.Generator) -> tuple[Any, ...]:
         scores = np.resize(np.concatenate([part.scores for part in parts]), (200, *parts[0].scores.shape[1:]))
     segments = {"country": random.choice(["DE", "FR", "US"], 200).tolist(), "channel": ["web", "app"] * 100}
     return [row[0] for row in rows], [row[1] for row in rows], scores, parts[0].classes, segments
-
-
-@pytest.mark.parametrize("task", catalog.TASKS)
-def test_workers_change_nothing_to_the_last_bit(tmp_path, monkeypatch, task):
-    """
-    Parts depend on the files only, and are merged in a fixed tree, so even sums of floats are the same.
-    """
-    job, paths = some_parts(tmp_path, task, monkeypatch)
-    pooled: list[int] = []
-
-    class Pool:
-        def __init__(self, workers: int, context: Any) -> None:
-            pooled.append(workers)
-
-        def __enter__(self) -> Pool:
-            return self
-
-        def __exit__(self, *error: Any) -> None:
-            pass
-
-        def map(self, function: Callable[..., Any], *arguments: Any) -> Any:
-            sent = [pickle.loads(pickle.dumps(given)) for given in zip(*arguments, strict=True)]
-            results = {at: function(*sent[at]) for at in np.random.default_rng(3).permutation(len(sent)).tolist()}
-            return [pickle.loads(pickle.dumps(results[at])) for at in range(len(sent))]
-
-    alone = evaluate(paths, job)
-    monkeypatch.setattr(running.concurrent.futures, "ProcessPoolExecutor", Pool)
-    together = evaluate(paths, job, workers=3)
-
-    assert [3] == pooled
-    assert numbers(alone.to_dict()) == numbers(together.to_dict())
 
 
 @pytest.mark.parametrize("task", catalog.TASKS)

@@ -105,6 +105,11 @@ class Part:
     rows: int | None = None
     groups: tuple[int, int] | None = None
 
+    def __str__(self) -> str:
+        if self.rows is None:
+            return str(self.path)
+        return f"{self.path}, rows {self.first_row:,} to {self.first_row + self.rows - 1:,}"
+
 
 @dataclass(frozen=True)
 class Piece:

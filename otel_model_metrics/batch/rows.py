@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from otel_model_metrics.batch.job import Job
 from otel_model_metrics.batch.reading import Piece
-from otel_model_metrics.cells import CellError, arrow_labels, arrow_values, time_of, value_of
+from otel_model_metrics.cells import CellError, arrow_labels, arrow_numbers, arrow_values, time_of, value_of
 from otel_model_metrics.columns import BoolArray, Coded, Column, is_missing
 from otel_model_metrics.encoding import INVALID_ID, INVALID_SEGMENT, INVALID_TIMESTAMP, Refusals
 from otel_model_metrics.files import FileError
@@ -242,7 +242,7 @@ class RowReader:
                 # Needs a zone in every one. By way of nanoseconds, for it takes no more digits than it has room for.
                 raw = raw.cast(pyarrow.timestamp("ns", tz="UTC")).cast(pyarrow.timestamp("us", tz="UTC"), safe=False)
             elif types.is_integer(kind) or types.is_floating(kind):
-                seconds = raw.cast(pyarrow.float64(), safe=False).to_numpy(zero_copy_only=False)
+                seconds = arrow_numbers(raw.cast(pyarrow.float64(), safe=False))
                 bad = ~((seconds >= _YEAR_1) & (seconds < _YEAR_10000))
                 return np.rint(np.where(bad, 0.0, seconds) * _MICROS).astype(np.int64), bad
             elif types.is_date(kind) or types.is_timestamp(kind):
@@ -265,7 +265,7 @@ class RowReader:
             if types.is_temporal(kind):
                 raise FileError(f"{piece.path}: times in column {self._job.time!r} cannot be read: {error}.") from error
             return None, None
-        micros = raw.cast(pyarrow.int64()).fill_null(_NO_TIME).to_numpy()
+        micros = arrow_numbers(raw.cast(pyarrow.int64()), _NO_TIME)
         bad = (micros < _YEAR_1 * _MICROS) | (micros >= _YEAR_10000 * _MICROS)
         return (np.where(bad, 0, micros), bad) if bad.any() else (micros, None)
 
@@ -342,20 +342,22 @@ def column_of(piece: Piece, name: str, as_written: bool = False) -> Column:
     if types.is_dictionary(kind):
         values = arrow_values(raw.dictionary)
         codes = raw.indices
-        if codes.null_count:
-            codes = codes.fill_null(len(values))
+        if codes.null_count:  # the code for these may be one more than the type of the others has room for
+            codes = codes.cast(pyarrow.int64())
+        codes = arrow_numbers(codes, len(values))
+        if raw.indices.null_count:
             values = [*values, None]
-        return Coded([value_of(one) if text and one is not None else one for one in values], codes.to_numpy())
+        return Coded([value_of(one) if text and one is not None else one for one in values], codes)
     if types.is_string(kind) or types.is_large_string(kind):
         if not piece.text:
             return _recoded(raw.dictionary_encode(), piece, name)
         try:  # numbers, or else they would have been read as a dictionary
-            return np.asarray(raw.cast(pyarrow.float64()).to_numpy(zero_copy_only=False), np.float64)
+            return arrow_numbers(raw.cast(pyarrow.float64()))
         except pyarrow.ArrowInvalid:
             return [None if one is None else value_of(one) for one in arrow_values(raw)]
     if types.is_boolean(kind) or types.is_integer(kind) or types.is_floating(kind):
         if not raw.null_count or types.is_floating(kind):
-            return np.asarray(raw.to_numpy(zero_copy_only=False))
+            return arrow_numbers(raw)
         return _recoded(raw.dictionary_encode(), piece, name)
     return arrow_labels(raw)
 

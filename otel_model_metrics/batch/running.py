@@ -7,20 +7,24 @@ last bit, however many workers there are.
 
 from __future__ import annotations
 
-import concurrent.futures
 import functools
-import multiprocessing
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from otel_model_metrics.arguments import positive_int
 from otel_model_metrics.batch.evaluation import Evaluation
 from otel_model_metrics.batch.job import Job
 from otel_model_metrics.batch.labels import Labels, sorted_labels
+from otel_model_metrics.batch.merging import Tree
+from otel_model_metrics.batch.processes import Processes
 from otel_model_metrics.batch.reading import ENDINGS, Part, Progress, parts_of, pieces
 from otel_model_metrics.batch.statistics import Statistics
 from otel_model_metrics.files import FileError, find_files
+
+_FREED = 31 << 20  # bytes; 32 MiB is the most from which glibc learns
 
 
 def evaluate(
@@ -39,11 +43,12 @@ def evaluate(
         job: What is in them, and which metrics.
         labels: Files with the labels, if these are not beside the predictions; named like `files`, and joined by
             `Job.id`. Of several labels with one id the last counts; predictions with the same id all get it.
-        workers: Processes to use.
-        progress: Called now and then with the bytes and rows read since the last time; not with several workers.
+        workers: Processes to use, this one among them.
+        progress: Called now and then with the bytes and rows read since the last time, by whichever process.
 
     Raises:
         InputError: If there is no such file, it has no such column, or windows are far too short. A ValueError.
+        WorkerError: If another process failed or was killed; names what it read.
 
     What is wrong with single rows and files is no error: see `Evaluation.rejected` and `Evaluation.problems`.
 
@@ -52,23 +57,37 @@ def evaluate(
     """
     positive_int(workers, "workers")
     named = [files] if isinstance(files, (str, Path)) else list(files)
-    with sorted_labels(labels, job, progress) as joined:
-        parts = parts_of(find_files([str(one) for one in named], ENDINGS), job.wanted)
-        if workers == 1 or len(parts) == 1:
-            return Evaluation.of(merged(job, (statistics_of(job, part, progress, joined) for part in parts)))
-        read = functools.partial(statistics_of, labels=joined)
-        # Not forked: a fork of a process that has threads, as pyarrow's, may hang.
-        context = multiprocessing.get_context("spawn")
-        with concurrent.futures.ProcessPoolExecutor(min(workers, len(parts)), context) as pool:
-            return Evaluation.of(merged(job, pool.map(read, [job] * len(parts), parts)))
+    with Processes(("pyarrow.parquet", __name__)) as processes:
+        # The first one starts while files are looked at: starting takes as long as reading some million rows.
+        processes.start(min(workers - 1, 1))
+        with sorted_labels(labels, job, progress) as joined:
+            return Evaluation.of(_statistics(named, job, joined, processes, workers, progress))
 
 
-def statistics_of(
-    job: Job, part: Part, progress: Progress | None = None, labels: Labels | None = None
+def _statistics(
+    files: Sequence[str | Path],
+    job: Job,
+    labels: Labels | None,
+    processes: Processes,
+    workers: int,
+    progress: Progress | None,
 ) -> Statistics:
+    """The statistics of all files."""
+    parts = parts_of(find_files([str(one) for one in files], ENDINGS), job.wanted)
+    read = functools.partial(statistics_of, job, labels=labels)
+    if workers == 1 or len(parts) == 1:
+        return merged(job, (read(part, progress) for part in parts))
+    processes.start(min(workers, len(parts)) - 1)
+    tree = Tree(Statistics.merge)
+    processes.run(read, parts, tree.put, str, progress)
+    return tree.merged() or Statistics(job)
+
+
+def statistics_of(job: Job, part: Part, progress: Progress | None = None, labels: Labels | None = None) -> Statistics:
     """
     The statistics of one part. What cannot be read of it is a problem, and no error.
     """
+    _keep_freed_memory()
     problems: list[str] = []
     unreadable: list[tuple[str, int, str]] = []
 
@@ -91,21 +110,24 @@ def statistics_of(
     return statistics
 
 
+def _keep_freed_memory() -> None:
+    """
+    Let memory that is freed be used again, instead of being given back and asked for piece by piece.
+
+    Columns of a piece have a megabyte, which malloc of glibc asks the operating system for each time, and page by page
+    the system takes a third of the time to clear it. Once it has seen something as large as this go, it keeps as much.
+    No page of it is ever touched; other implementations of malloc pay no heed.
+    """
+    np.empty(_FREED, np.uint8)
+
+
 def merged(job: Job, parts: Iterable[Statistics]) -> Statistics:
     """
     The statistics of all parts: neighbours are merged, then neighbouring pairs, and so on.
 
     Cost: memory for as many statistics as the number of parts has binary digits.
     """
-    waiting: list[tuple[int, Statistics]] = []  # how many parts each stands for, the largest first
-    for part in parts:
-        size, statistics = 1, part
-        while waiting and waiting[-1][0] == size:
-            _, before = waiting.pop()
-            size, statistics = 2 * size, before.merge(statistics)
-        waiting.append((size, statistics))
-    result: Statistics | None = None
-    while waiting:
-        _, statistics = waiting.pop()
-        result = statistics if result is None else statistics.merge(result)
-    return Statistics(job) if result is None else result
+    tree = Tree(Statistics.merge)
+    for place, part in enumerate(parts):
+        tree.put(place, part)
+    return tree.merged() or Statistics(job)
