@@ -29,6 +29,7 @@ alertmanager      0.25                               alertmanager,prometheus-ale
 amtool            0.25                               amtool                                 prometheus-alertmanager
 victoria-metrics  -opentelemetry.usePrometheusNaming victoria-metrics,victoria-metrics-prod victoria-metrics
 vmalert           -remoteWrite.url                   vmalert,vmalert-prod                   victoria-metrics
+vmagent           -opentelemetry.usePrometheusNaming vmagent,vmagent-prod                   victoria-metrics
 '
 
 say() { printf '%s\n' "$*" >&2; }
