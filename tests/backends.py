@@ -146,6 +146,22 @@ def victoria_metrics(folder: Path) -> Iterator[Store]:
 
 
 @contextlib.contextmanager
+def vmagent(folder: Path, store: Store) -> Iterator[str]:
+    """URL of an agent that takes OTLP at /opentelemetry/v1/metrics, and writes it to a Prometheus."""
+    url = f"http://127.0.0.1:{free_port()}"
+    command = [
+        binary("vmagent"),
+        f"-httpListenAddr={url.removeprefix('http://')}",
+        f"-remoteWrite.url={store.url}/api/v1/write",
+        f"-remoteWrite.tmpDataPath={folder / 'vmagent'}",
+        "-remoteWrite.forcePromProto",
+        "-opentelemetry.usePrometheusNaming",
+    ]
+    with running(command, f"{url}/health", folder / "vmagent.log"):
+        yield url
+
+
+@contextlib.contextmanager
 def prometheus(
     folder: Path,
     targets: str | Path,
@@ -154,6 +170,7 @@ def prometheus(
     lookback: str = "5m",
     rules: Iterable[Path] = (),
     alertmanager: str = "",
+    out_of_order: str = "",
 ) -> Iterator[Store]:
     """
     Prometheus, scraping one target (HOST:PORT), or those that the *.json of a folder name.
@@ -165,6 +182,7 @@ def prometheus(
         lookback: For how long a sample counts.
         rules: Files that it evaluates.
         alertmanager: URL of the Alertmanager that gets to know.
+        out_of_order: How old a sample may be that is written to it, e.g. ``7d``; without, nothing can be written.
     """
     url = f"http://127.0.0.1:{free_port()}"
     found = (
@@ -180,7 +198,6 @@ def prometheus(
         "alerting": {"alertmanagers": told},
     }
     config = folder / "prometheus.yml"
-    config.write_text(json.dumps(content))  # which is YAML too
     command = [
         binary("prometheus"),
         f"--config.file={config}",
@@ -188,6 +205,10 @@ def prometheus(
         f"--web.listen-address={url.removeprefix('http://')}",
         f"--query.lookback-delta={lookback}",
     ]
+    if out_of_order:
+        content["storage"] = {"tsdb": {"out_of_order_time_window": out_of_order}}
+        command.append("--web.enable-remote-write-receiver")
+    config.write_text(json.dumps(content))  # which is YAML too
     with running(command, f"{url}/-/ready", folder / "prometheus.log"):
         yield Store(url)
 
