@@ -23,7 +23,7 @@ from test_batch_evaluation import job_of, table_of
 from test_oracles import SCENARIOS
 
 from otel_model_metrics import catalog
-from otel_model_metrics.batch import Evaluation, Job, charts, evaluate
+from otel_model_metrics.batch import Evaluation, Job, charts, evaluate, html
 from otel_model_metrics.batch.html import MOST_WINDOWS, number, report
 
 START = 1_762_992_000  # 2025-11-13T00:00:00Z
@@ -218,7 +218,7 @@ def test_objectives_are_judged_in_words(tmp_path):
     } == {name: found.groups() for name, found in said.items()}
     missed = {one.name for one in evaluation.missed()}
     assert missed == {name for name, found in said.items() if found[1] == "missed"}
-    assert "Objectives are missed with confidence: recall, brier_score." in page
+    assert "Objectives are missed: recall, brier_score." in page
     assert "but the 95 % interval reaches to both sides of it." in page
 
 
@@ -247,7 +247,7 @@ def test_the_header_counts_rows(binary):
         "With a label": str(binary.overall.rows),
         "Label coverage": repr(binary.overall.value("label.coverage")),
     } == facts
-    assert "2025-11-13 \N{EN DASH} 2025-11-14 UTC, in 47 windows of 1h" in page
+    assert "2025-11-13 \N{EN DASH} 2025-11-14 UTC, in 47 windows of 1 hour" in page
     assert 0 < binary.overall.rows < binary.predictions
 
 
@@ -413,10 +413,10 @@ def test_thousands_of_windows_make_a_light_page(tmp_path):
 
     left = len(evaluation.windows) - MOST_WINDOWS
     assert 999 == left
-    assert f"1,000 windows of 1h, the newest first; the first {left} are left out" in page
+    assert f"1,000 windows of 1 hour, the newest first; the first {left} are left out" in page
     assert len(page.encode()) < 2_000_000
     assert page.count("<path") < 2_000
-    assert "so many windows that 7 are drawn as one" in page
+    assert "so many windows of 1 hour that 14 are drawn as one" in page
     figures = re.findall(r"<figure.*?</figure>", page, re.S)
     assert 4 == len(figures)
     assert max(map(len, figures)) < 100_000
@@ -434,6 +434,7 @@ def test_without_jinja_the_error_names_the_extra(binary, monkeypatch):
         return imported(name, *rest)
 
     monkeypatch.setattr(builtins, "__import__", without)
+    html._template.cache_clear()
 
     with pytest.raises(ModuleNotFoundError) as raised:
         report(binary)
@@ -485,14 +486,20 @@ def test_merged_windows_keep_the_lowest_and_the_highest():
     """
     A single bad window among thousands is still seen, and no row is lost from the bars.
     """
-    values: list[float | None] = [0.9] * 5_000
+    values: list[float | None] = [0.9] * 20_000
     values[3_210], values[1_234] = 0.1, 1.0
-    chart = charts.course(points(values), 0.0, 60.0)
+    chart = charts.course(points(values), 0.0, 60.0, limits=(0.0, 1.0))
 
-    heights = [float(place.split()[1]) for place in chart.line.removeprefix("M").split("L")]
-    assert 1 == sum(height > max(heights) - 0.1 for height in heights)
-    assert 1 == sum(height < min(heights) + 0.1 for height in heights)
-    assert chart.line.count("L") <= charts.MOST_POINTS
+    lines, bands = (
+        [float(place.split()[1]) for place in re.split("[ML]", path.rstrip("z"))[1:]]
+        for path in (chart.line, chart.band)
+    )
+    assert {lines[0]} == set(lines)
+    lowest, usual, highest = max(bands), lines[0], min(bands)
+    assert [1, 1] == [bands.count(lowest), bands.count(highest)]
+    heights = {tick.text: tick.at for tick in chart.levels}
+    assert heights["1.0"] == highest < usual < heights["0.2"] < lowest
+    assert len(lines) <= charts.MOST_POINTS / 2
     assert charts.short_count(chart.merged * 4) == chart.most
 
 

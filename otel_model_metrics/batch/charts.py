@@ -7,9 +7,11 @@ Lengths are in units of a chart's own box, whose height grows downwards, as SVG 
 from __future__ import annotations
 
 import datetime
+import itertools
 import math
+import statistics
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 _DAY = 86_400
@@ -18,8 +20,9 @@ _WEEKS = (7 * _DAY, 14 * _DAY)
 _MONDAY = 4 * _DAY  # the first Monday after 1970 began
 _MONTH_STEPS = (1, 2, 3, 6, 12, 24, 60, 120, 240, 600, 1200)
 
-# More windows than this are drawn as their lowest and highest of several; a chart is no wider in pixels.
-MOST_POINTS = 600
+# Of more windows several are drawn as one, so that there are at most half as many: their lines would hide each other,
+# for a chart is about as wide in pixels.
+MOST_POINTS = 300
 # With more, what is under the pointer is not told: each costs 200 bytes of every chart.
 _MOST_SPOTS = 240
 
@@ -88,7 +91,8 @@ class Course:
         objectives: Heights of the objective: two for a bias, one for others.
         note: What is written there, where the line leaves room.
         most: Rows of the highest bar, as text.
-        merged: So many windows are one bar.
+        merged: So many windows are drawn as one: the line is their median, the band from their lowest to their highest,
+            a bar all their rows. Else it is 1, and the band is between the bounds.
         spots: Areas that tell of windows, if these are not too many.
     """
 
@@ -151,7 +155,12 @@ def course(
     """
     width, height, left, right, top, bottom, ceiling, floor = 520, 242, 52, 510, 14, 158, 176, 214
     first, last = points[0].number, points[-1].number + 1
-    low, high = domain(points, objectives, limits)
+    merged = 1 if len(points) <= MOST_POINTS else math.ceil((last - first) / (MOST_POINTS // 2))
+    if merged > 1:  # the band is not of bounds then
+        bounded = [replace(one, low=math.nan, high=math.nan) for one in points]
+        low, high = domain(bounded, objectives, limits)
+    else:
+        low, high = domain(points, objectives, limits)
     ticks, digits = nice_ticks(low, high)
     low, high = min(low, ticks[0]), max(high, ticks[-1])
 
@@ -162,7 +171,6 @@ def course(
         inside = min(max(value, low), high)
         return bottom - (inside - low) / (high - low) * (bottom - top)
 
-    merged = 1 if len(points) <= MOST_POINTS else math.ceil((last - first) / (MOST_POINTS // 2))
     runs = list(_runs(points, first, merged))
     most = max(1, max(bucket.usable for bucket in _buckets(points, first, merged)))
 
@@ -171,7 +179,7 @@ def course(
         for bucket in _buckets(points, first, merged):
             rows = getattr(bucket, kind)
             if rows:
-                wide = max(0.7, (x(first + merged) - left) * 0.82)
+                wide = min(60.0, max(0.7, (x(first + merged) - left) * 0.82))
                 tall = max(1.0, rows / most * (floor - ceiling))
                 middle = min(x(bucket.number + merged / 2), right)
                 found.append(f"M{middle - wide / 2:.1f} {floor - tall:.1f}h{wide:.1f}V{floor}h-{wide:.1f}z")
@@ -347,44 +355,30 @@ _Drawn = tuple[float, float, float, float]  # number in the middle, value, low, 
 def _runs(points: Sequence[Point], first: int, merged: int) -> Iterable[list[_Drawn]]:
     """What is drawn without a gap: a window without a value, or without rows, ends a run."""
     run: list[_Drawn] = []
-    before = -math.inf
-    at = 0
-    while at < len(points):
-        bucket = (points[at].number - first) // merged
-        inside = []
-        while at < len(points) and (points[at].number - first) // merged == bucket:
-            if math.isfinite(points[at].value):
-                inside.append(points[at])
-            at += 1
+    before = None
+    for at, group in itertools.groupby(points, lambda one: (one.number - first) // merged):
+        inside = [one for one in group if math.isfinite(one.value)]
         if not inside:
             continue
-        if bucket != before + 1 and run:
+        if run and at - 1 != before:
             yield run
             run = []
-        before = bucket
-        ends = sorted({min(inside, key=_value).number, max(inside, key=_value).number})
-        below, above = min(one.low for one in inside), max(one.high for one in inside)
-        by_number = {one.number: one for one in inside}
-        run += [(number + 0.5, by_number[number].value, below, above) for number in ends]
+        before = at
+        middle = first + (at + 0.5) * merged
+        if merged == 1:
+            run.append((middle, inside[0].value, inside[0].low, inside[0].high))
+        else:
+            values = [one.value for one in inside]
+            run.append((middle, statistics.median(values), min(values), max(values)))
     if run:
         yield run
 
 
-def _value(one: Point) -> float:
-    return one.value
-
-
 def _split(run: list[_Drawn]) -> Iterable[list[_Drawn]]:
     """The parts of a run that have bounds."""
-    part: list[_Drawn] = []
-    for one in run:
-        if math.isfinite(one[2]) and math.isfinite(one[3]):
-            part.append(one)
-        elif part:
-            yield part
-            part = []
-    if part:
-        yield part
+    for bounded, part in itertools.groupby(run, lambda one: math.isfinite(one[2]) and math.isfinite(one[3])):
+        if bounded:
+            yield list(part)
 
 
 def _note(

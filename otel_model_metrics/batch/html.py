@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import functools
 import importlib.resources
 import math
 import re
@@ -116,6 +117,7 @@ def report(evaluation: Evaluation, *, now: float | None = None) -> str:
     return _UNPRINTABLE.sub("\ufffd", page)
 
 
+@functools.lru_cache(1)
 def _template() -> jinja2.Template:
     try:
         import jinja2
@@ -176,6 +178,22 @@ def _period(start: float, end: float) -> str:
     return f"{first}{_TO}{last}" if last else first
 
 
+def _length(seconds: float) -> str:
+    """
+    The length of a window in words.
+
+    >>> _length(3600.0), _length(5400.0), _length(604_800.0)
+    ('1 hour', '1 hour 30 minutes', '7 days')
+    """
+    found = []
+    for name, size in (("day", 86_400), ("hour", 3600), ("minute", 60), ("second", 1)):
+        count = seconds // size if size > 1 else seconds
+        seconds -= count * size
+        if count:
+            found.append(f"{count:g} {name}" + ("" if count == 1 else "s"))
+    return " ".join(found)
+
+
 def _content(evaluation: Evaluation, now: float) -> dict[str, Any]:
     overall, job, windows = evaluation.overall, evaluation.job, evaluation.windows
     metrics = _metrics(evaluation) if overall.rows else []
@@ -194,7 +212,7 @@ def _content(evaluation: Evaluation, now: float) -> dict[str, Any]:
         "version": overall.version,
         "task": job.task,
         "period": _period(windows[0].start, windows[-1].end) if windows else "",
-        "every": str(job.every) if isinstance(job.every, str) else f"{job.window_seconds:g} s",
+        "every": _length(job.window_seconds),
         "windows": len(windows),
         "rows": evaluation.rows,
         "usable": evaluation.predictions,
@@ -319,12 +337,10 @@ def _summary(evaluation: Evaluation, metrics: Sequence[Metric]) -> tuple[str, st
     if judged["missed"]:
         one = len(judged["missed"]) == 1
         names = ", ".join(judged["missed"])
-        return "missed", f"{'An objective is' if one else 'Objectives are'} missed with confidence: {names}."
+        return "missed", f"{'An objective is' if one else 'Objectives are'} missed: {names}."
     if judged["unsure"]:
-        return (
-            "unsure",
-            f"No objective is missed with confidence; too little data to tell of {', '.join(judged['unsure'])}.",
-        )
+        names = ", ".join(judged["unsure"])
+        return "unsure", f"No objective is known to be missed, but there is too little data to tell of {names}."
     return "met", "The objective is met." if count == 1 else f"All {count} objectives are met."
 
 
