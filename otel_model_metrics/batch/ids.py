@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from otel_model_metrics.cells import arrow_numbers
 from otel_model_metrics.columns import BoolArray, shown
 from otel_model_metrics.files import FileError
 from otel_model_metrics.ground_truth.ids import MAX_LENGTH, id_text
@@ -22,6 +23,7 @@ _LONGEST = 4 * MAX_LENGTH  # bytes, in UTF-8
 _LARGEST_FLOAT = 2.0**53  # beyond it, floats leave whole numbers out
 # Whole numbers as pandas writes them into CSV if one is missing. Not of numbers that no float holds, nor of 007.0.
 _WHOLE = r"^(0|-?[1-9][0-9]{0,14})\.0$"
+_BINARY = ("binary", "large_binary", "fixed_size_binary")
 _CHUNK = 1 << 14  # rows whose digests are computed at a time: what they need stays in the caches of a processor
 
 
@@ -76,8 +78,7 @@ def ids_of(raw: Any, text: bool = False, where: str = "") -> Ids:
     kind = raw.type
     if types.is_dictionary(kind):
         of_values = ids_of(raw.dictionary, text, where)
-        absent = raw.indices.is_null().to_numpy(zero_copy_only=False)
-        at = raw.indices.fill_null(0).to_numpy()
+        absent, at = arrow_numbers(raw.indices.is_null()), arrow_numbers(raw.indices, 0)
         if not len(of_values.first):
             return _nothing(len(at))
         return Ids(
@@ -88,7 +89,7 @@ def ids_of(raw: Any, text: bool = False, where: str = "") -> Ids:
     if types.is_integer(kind):
         return _of_text(raw.cast(pyarrow.string()))
     if types.is_floating(kind):
-        numbers = raw.cast(pyarrow.float64()).to_numpy(zero_copy_only=False)  # NaN for null
+        numbers = arrow_numbers(raw.cast(pyarrow.float64()))  # NaN for null
         missing = np.isnan(numbers)
         whole = (np.floor(numbers) == numbers) & (np.abs(numbers) <= _LARGEST_FLOAT)
         ids = _of_text(pyarrow.array(np.where(whole, numbers, 0.0).astype(np.int64)).cast(pyarrow.string()))
@@ -97,9 +98,9 @@ def ids_of(raw: Any, text: bool = False, where: str = "") -> Ids:
         if text and compute.any(compute.ends_with(raw, ".0")).as_py():
             raw = compute.replace_substring_regex(raw, _WHOLE, r"\1")
         return _of_text(raw)
-    if isinstance(raw, pyarrow.ExtensionArray) or types.is_decimal(kind) or "binary" in str(kind):
+    if isinstance(raw, pyarrow.ExtensionArray) or types.is_decimal(kind) or str(kind).startswith(_BINARY):
         return _of_values(raw.to_pylist())
-    if "string" in str(kind):  # string_view
+    if str(kind) == "string_view":
         return _of_text(raw.cast(pyarrow.string()))
     raise FileError(f"{where} must hold ids, which are text or whole numbers, got {kind}.")
 
@@ -159,7 +160,7 @@ def _of_text(column: Any) -> Ids:
     starts = offsets[:-1] - begin
     absent = lengths == 0
     if column.null_count:
-        absent |= column.is_null().to_numpy(zero_copy_only=False)
+        absent |= arrow_numbers(column.is_null())
     unusable = ~absent & (lengths > _LONGEST)
     if absent.any() or unusable.any():  # null has bytes, too, in what some writers write
         lengths = np.where(absent | unusable, 0, lengths)

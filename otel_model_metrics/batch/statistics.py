@@ -121,7 +121,12 @@ class Statistics:
             job: What is evaluated.
             pieces: The rows.
             labels: Where labels are, for a job with an `id`.
+
+        Raises:
+            InputError: If a job with an `id` has no labels, or this machine does not have them.
         """
+        if labels is None and job.id is not None:
+            raise InputError(f"Labels are joined by {job.id!r}, so there must be labels=; or leave out id=.")
         statistics = cls(job)
         statistics.labels = labels
         with nullcontext() if labels is None else LabelTable(labels, job) as table:
