@@ -4,18 +4,21 @@ The command ``otel-model-metrics evaluate``: its options, and what it says.
 
 from __future__ import annotations
 
-import contextlib
-import json
+import dataclasses
 import sys
-from collections.abc import Mapping
+import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
 from otel_model_metrics.catalog import TASKS
+from otel_model_metrics.evaluate_outputs import Outputs, bar
+from otel_model_metrics.otlp import PROTOCOLS
 
-NOTHING, MISSED = 2, 3  # exit codes
+REFUSED, NOTHING, MISSED = 1, 2, 3  # exit codes
+_LONGEST = 1800.0  # seconds since when the totals of --now are zero, at most: stores refuse what is older than an hour
 _COUNT = click.IntRange(min=1)
 _SECTION = "tool.otel-model-metrics.evaluate"
 
@@ -83,6 +86,10 @@ def _from_config(context: click.Context, parameter: click.Parameter, value: Path
     multiple=True,
     help="Column of the probabilities; for multiclass again for each --class.",
 )
+@click.option("--id", metavar="COLUMN", help="Column of the ids, in files of predictions and of --labels.")
+@click.option(
+    "--labels", metavar="FILE", multiple=True, help="File of labels, if they are not in those of the predictions."
+)
 @click.option("--time", metavar="COLUMN", help="Column of the times: ISO 8601 or seconds since 1970.")
 @click.option("--every", metavar="LENGTH", default="1h", show_default=True, help="Length of a window, e.g. 30m, 1d.")
 @click.option("--timezone", metavar="NAME", help="Where times are from that do not say it, e.g. UTC, Europe/Berlin.")
@@ -105,67 +112,92 @@ def _from_config(context: click.Context, parameter: click.Parameter, value: Path
     "--exact-rows", type=_COUNT, default=100_000, show_default=True, help="Rows of a window up to which all is exact."
 )
 @click.option("--delimiter", default=",", show_default=True, help="What separates the cells of CSV files.")
-@click.option("--workers", type=_COUNT, default=1, show_default=True, help="Processes to use.")
+@click.option(
+    "--workers", type=_COUNT, default=1, show_default=True, help="Processes to use. The result is the same to the bit."
+)
+@click.option("--dask", metavar="ADDRESS", help="Use the workers of this Dask cluster, e.g. tcp://scheduler:8786.")
 @click.option("--json", "json_file", metavar="FILE", help="Write all values there as JSON; - for standard output.")
+@click.option("--html", "html_file", metavar="FILE", help="Write a report with charts there: one file to mail around.")
+@click.option("--otlp", is_flag=True, help="Send the points of all windows, with their own times, to an OTLP receiver.")
+@click.option("--endpoint", metavar="URL", help="Where to send.  [default: OTEL_EXPORTER_OTLP_ENDPOINT]")
+@click.option("--protocol", type=click.Choice(PROTOCOLS), help="How to send.  [default: http/protobuf]")
+@click.option(
+    "--openmetrics", "openmetrics_file", metavar="FILE", help="Write these points there, for Prometheus' promtool."
+)
+@click.option(
+    "--instance", metavar="NAME", help="service.instance.id of the points.  [default: made of the files' names]"
+)
 @click.option(
     "--now",
     is_flag=True,
-    help="All rows are one window, whatever --time says; exit with 3 if an objective is missed with confidence.",
+    help="All rows are one window, whatever --time says, and --otlp sends it as that of this moment; "
+    "exit with 3 if an objective is missed with confidence.",
 )
 def evaluate(
-    files: tuple[str, ...], workers: int, json_file: str | None, now: bool, positive: str | None, **chosen: Any
+    files: tuple[str, ...],
+    labels: tuple[str, ...],
+    workers: int,
+    dask: str | None,
+    now: bool,
+    positive: str | None,
+    **chosen: Any,
 ) -> None:
     """
     Evaluate files of predictions and labels: Parquet, CSV, JSONL or Arrow files, folders or patterns.
 
-    Exits with 0; 2 if nothing could be evaluated; with --now 3 if an objective is missed with confidence.
+    Exits with 0; 1 if points were refused; 2 if nothing could be evaluated; with --now 3 if an objective is missed
+    with confidence.
     """
-    from otel_model_metrics.batch import evaluation, running, terminal
+    from otel_model_metrics.batch import running
     from otel_model_metrics.batch.job import Job
     from otel_model_metrics.files import InputError
 
+    began = time.time()
     if not files:
         raise click.UsageError("There must be files: predictions.parquet, a folder, or a pattern.")
+    outputs = Outputs(**{name: chosen.pop(name) for name in [field.name for field in dataclasses.fields(Outputs)]})
     scores, ks, classes = chosen.pop("scores"), chosen.pop("ks"), chosen.pop("classes")
     for name in ("metrics", "segment_metrics"):
         chosen[name] = chosen[name] or None
     chosen["score"] = scores[0] if len(scores) == 1 else scores or None
     chosen["objectives"] = dict(_level(one) for one in chosen["objectives"])
-    if now and not chosen["objectives"]:
-        raise click.UsageError("--now passes judgement by objectives: give one, such as --objective f1=0.85.")
     if now:
         chosen["time"] = None
-    if json_file not in (None, "-") and not Path(str(json_file)).parent.is_dir():  # known before hours of reading
-        raise click.BadParameter(f"there is no folder {Path(str(json_file)).parent}.", param_hint="--json")
+        if not chosen["objectives"] and not outputs.have_points:
+            raise click.UsageError(
+                "--now passes judgement by objectives, or sends what it finds: give an objective, such as "
+                "--objective f1=0.85, or --otlp."
+            )
+    elif chosen["time"] is None and outputs.have_points:
+        raise click.UsageError(
+            "Points need a time: name the column of times with --time, or give --now for this moment."
+        )
     try:
         job = Job(**chosen, positive=_value(positive), classes=tuple(map(_value, classes)) or None, k=ks or None)
     except (ValueError, TypeError) as error:
         raise click.UsageError(str(error)) from error
+    outputs.check(job)
+    of_dask: dict[str, Any] = {} if dask is None else {"dask": dask}
     try:
-        with _progress(files) as progress:
-            found: evaluation.Evaluation = running.evaluate(files, job, workers=workers, progress=progress)
+        with bar(_size_of((*files, *labels)), "rows") as progress:
+            found = running.evaluate(files, job, labels=labels or None, workers=workers, progress=progress, **of_dask)
     except InputError as error:
         raise click.UsageError(str(error)) from error
-    if json_file is not None:
-        text = json.dumps(found.to_dict(), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-        if json_file == "-":
-            click.echo(text, nl=False)
-        else:
-            try:
-                Path(json_file).write_text(text, encoding="utf-8")
-            except OSError as error:
-                raise click.FileError(json_file, error.strerror or str(error)) from error
-    if json_file == "-":
-        for line in terminal.remarks(found):
-            click.echo(line, err=True)
-    else:
-        from rich.console import Console
-
-        terminal.show(found, Console(soft_wrap=not sys.stdout.isatty()))
+    outputs.show(found)
     if not found.predictions:
         click.echo("Nothing could be evaluated.", err=True)
         sys.exit(NOTHING)
-    sys.exit(MISSED if now and found.missed() else 0)
+    span = (max(began, time.time() - _LONGEST), time.time()) if now else None
+    arrived = outputs.deliver(found, files, span)
+    sys.exit(MISSED if now and found.missed() else 0 if arrived else REFUSED)
+
+
+def _size_of(files: Sequence[str]) -> int:
+    """Bytes of all files, where they are needed: for a bar."""
+    from otel_model_metrics.batch.reading import ENDINGS
+    from otel_model_metrics.files import find_files
+
+    return sum(path.stat().st_size for path in find_files(files, ENDINGS)) if sys.stderr.isatty() else 0
 
 
 def _level(text: str) -> tuple[str, float]:
@@ -183,30 +215,3 @@ def _value(text: str | None) -> Any:
     from otel_model_metrics.cells import value_of
 
     return None if text is None else value_of(text)
-
-
-@contextlib.contextmanager
-def _progress(files: tuple[str, ...]) -> Any:
-    """A bar on a terminal; elsewhere nothing, for the log of a nightly job has no use for it."""
-    if not sys.stderr.isatty():
-        yield None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-    from otel_model_metrics.batch.reading import ENDINGS
-    from otel_model_metrics.files import find_files
-
-    total = sum(path.stat().st_size for path in find_files(files, ENDINGS))
-    columns = BarColumn(), TextColumn("{task.fields[rows]}"), TimeRemainingColumn()
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("rows", total=total, rows="")
-        read = 0
-
-        def progress(size: int, rows: int) -> None:
-            nonlocal read
-            read += rows
-            seconds = bar.tasks[task].elapsed or 0.0
-            bar.update(task, advance=size, rows=f"{read:,} rows, {read / seconds if seconds else 0.0:,.0f} rows/s")
-
-        yield progress

@@ -27,8 +27,6 @@ from otel_model_metrics.prometheus_names import prometheus_name
 from otel_model_metrics.provisioning import promql
 from otel_model_metrics.provisioning.promql import Counters, Scope
 
-pytestmark = pytest.mark.xdist_group("batch story")
-
 HOUR = 3600
 SILENT = 2  # of six windows, the one without rows
 WINDOWS = [0, 1, 3, 4, 5]

@@ -415,7 +415,7 @@ RUNNING = {
     *("pipeline", "recorder", "segments", "encoding", "columns", "totals", "snapshot", "version"),
     *("tally", "packing", "joining", "labels_http", "arguments", "files", "cells", "prometheus_names"),
 }
-APPLICATIONS = {"labels_files", "cli", "commands", "evaluate_command", "__main__", "demo"}
+APPLICATIONS = {"labels_files", "cli", "commands", "evaluate_command", "evaluate_outputs", "__main__", "demo"}
 API = {"instruments", "monitors", "otlp", "batch"}
 SDK = {"otlp", "pipeline", "batch"}
 # Which rooms a room may import, where the design says so: only rooms below it.

@@ -43,8 +43,8 @@ def resource_of(instance: str | None, files: Sequence[str | Path], job: Job) -> 
     from opentelemetry.sdk.resources import OTELResourceDetector, Resource
 
     resource = Resource.create({})
-    instance = instance or OTELResourceDetector().detect().attributes.get(INSTANCE_ID)
-    own = {INSTANCE_ID: instance or instance_of(files, job)}
+    said = OTELResourceDetector().detect().attributes.get(INSTANCE_ID)
+    own = {INSTANCE_ID: instance or str(said or instance_of(files, job))}
     if str(resource.attributes.get(SERVICE_NAME, "unknown_service")).startswith("unknown_service"):
         own[SERVICE_NAME] = DEFAULT_SERVICE
     return resource.merge(Resource(own))

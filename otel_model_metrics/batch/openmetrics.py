@@ -49,4 +49,4 @@ def _lines(name: str, series: TimeSeries, target: Mapping[str, str]) -> Iterator
     labels = {**{prometheus_label(attribute): value for attribute, value in series.attributes.items()}, **target}
     selected = ",".join(f'{label}="{escaped(value)}"' for label, value in sorted(labels.items()))
     for micros, value in zip(series.micros.tolist(), series.values.tolist(), strict=True):
-        yield f"{name}{{{selected}}} {value!r} {micros // 1_000_000}.{micros % 1_000_000 // 1_000:03d}\n"
+        yield f"{name}{{{selected}}} {value!r} {micros / 1e6:.3f}\n"

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from otel_model_metrics import catalog
 from otel_model_metrics.batch.evaluation import Evaluation
 from otel_model_metrics.batch.statistics import MOST_WINDOWS, Segment
+from otel_model_metrics.ground_truth.outcomes import LabelOutcome
 from otel_model_metrics.snapshot import Snapshot, objective_series
 from otel_model_metrics.vocabulary import OTHER
 
@@ -217,7 +218,10 @@ def _counts(evaluation: Evaluation, course: _Course) -> dict[str, list[TimeSerie
         return values
 
     counts = {
-        catalog.LABELS: {"matched": course.labelled[:, 0].astype(np.float64)},
+        catalog.LABELS: {
+            **{outcome: at_the_end(count) for outcome, count in evaluation.labels.items()},
+            LabelOutcome.MATCHED.value: course.labelled[:, 0].astype(np.float64),
+        },
         catalog.REJECTED: {reason: at_the_end(count) for reason, count in evaluation.rejected.items()},
         catalog.OVERFLOWED: overflowed,
     }

@@ -13,6 +13,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,7 @@ from otel_model_metrics.version import __version__
 MOST_POINTS = 5_000  # of a request, unless a single window has more: about 1 MB before compression
 _CREDENTIALS = "OTEL_PYTHON_EXPORTER_OTLP_HTTP_METRICS_CREDENTIAL_PROVIDER"
 _DAY = 86_400.0
+_MONTH = 30 * _DAY
 
 # What stores say to points that are too old, in lower case. They say it of the first such point of a request.
 _TOO_OLD = ("out of order", "out-of-order", "out of bounds", "too old", "too-old", "too far behind", "outside of")
@@ -75,12 +77,14 @@ def send(
     Cost: about 20 microseconds a point, most of them for encoding.
     """
     chosen = protocol_of(protocol)
+    if points.start < 0:
+        return Sent(0, points.count, None, "OTLP has no times before 1970. Is that the right column of times?")
     answers = _Answers()
     sender = exporter_of(chosen, endpoint, **answers.session(chosen))
     accepted, until = 0, None
     try:
         for count, end, data in _requests(points, resource):
-            refusal = answers.refusal(lambda data=data: sender.export(data))
+            refusal = answers.refusal(partial(sender.export, data))
             if refusal is not None:
                 return Sent(accepted, points.count, until, f"{refusal} {_advice(refusal, points)}")
             accepted, until = accepted + count, end
@@ -198,6 +202,16 @@ class _Answers(logging.Handler):
                 why = partial.error_message.strip().rstrip(".") or "no reason is given"
                 return f"{partial.rejected_data_points:,} points of a request were rejected: {why}."
         return None
+
+
+def note(points: Points) -> str | None:
+    """What a sender must know who was told that all is well."""
+    if time.time() - points.start / 1e6 < _MONTH:
+        return None
+    return (
+        "Some stores accept points that are older than they keep them and drop them without a word (VictoriaMetrics: "
+        "more than a month, unless -retentionPeriod says otherwise)."
+    )
 
 
 def _advice(refusal: str, points: Points) -> str:
