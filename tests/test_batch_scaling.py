@@ -11,18 +11,25 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from batch_worker import SECONDS, faulty, killed, modules, refusing, unsendable, without_memory
-from test_batch_evaluation import as_jsonl, job_of, numbers, some_parts, table_of
+from test_batch_evaluation import as_jsonl, as_parquet, job_of, numbers, some_parts, table_of
 from test_oracles import SCENARIOS
 
 from otel_model_metrics import catalog
-from otel_model_metrics.batch import evaluate, running
+from otel_model_metrics.batch import Evaluation, Job, Statistics, evaluate, merged, running
+from otel_model_metrics.batch.labels import Labels
 from otel_model_metrics.batch.merging import Tree
 from otel_model_metrics.batch.processes import Processes, WorkerError
+from otel_model_metrics.batch.reading import parts_of
+from otel_model_metrics.batch.statistics import Kept
 from otel_model_metrics.files import InputError
 
 # Merging
@@ -262,3 +269,216 @@ def alive(process: Path) -> bool:
         return "Z" != (process / "stat").read_text().rpartition(")")[2].split()[0]
     except OSError:
         return False
+
+
+# Statistics as bytes
+
+
+def some_statistics(task: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, **settings: Any) -> list[Statistics]:
+    """Of parts with everything that statistics can have; rows that are kept, or summaries."""
+    _, paths = some_parts(tmp_path, task, monkeypatch)
+    job = job_of(task, **settings)
+    parts = [running.statistics_of(job, part) for part in parts_of(paths, job.wanted)]
+    parts[1].refuse("unreadable_row", 2, "a.jsonl, row 3: half of a character, \ud83d")
+    parts[2].problems.append("b.csv is empty.")
+    parts[2].crowded.add("country")
+    return parts
+
+
+def everything(value: Any) -> Any:
+    """All that an object has, to the last bit, in a form that can be compared."""
+    if isinstance(value, np.ndarray):
+        return value.dtype.str, value.shape, value.tobytes()
+    if isinstance(value, dict):
+        return [(key, everything(one)) for key, one in value.items()]
+    if isinstance(value, (list, tuple)):
+        return [everything(one) for one in value]
+    if isinstance(value, (int, float, str, bytes, Path, set, type(None))):
+        return value
+    if isinstance(value, Kept):
+        return everything([value.columns(), value.rows, value.summary])
+    if isinstance(value, Job):
+        return value.fingerprint
+    return type(value), everything(vars(value))
+
+
+@pytest.mark.parametrize("exact_rows", [1_000, 10], ids=["rows kept", "summaries"])
+@pytest.mark.parametrize("task", catalog.TASKS)
+def test_statistics_come_back_from_bytes_as_they_were(tmp_path, monkeypatch, task, exact_rows):
+    """
+    All that is in them, with the types of their numbers; so evaluating and merging gives the same to the last bit.
+    """
+    parts = some_statistics(task, tmp_path, monkeypatch, exact_rows=exact_rows)
+    job = job_of(task, exact_rows=exact_rows)
+    labels = Labels(tmp_path, 3, (tmp_path / "labels.csv",), {"duplicate": 1}, "first", ("problem",))
+    parts[0].labels, parts[0].used, parts[0].without_id = labels, np.array([5], np.uint8), 7
+
+    sent = [Statistics.from_bytes(job, part.to_bytes()) for part in parts]
+
+    assert [everything(part) for part in parts] == [everything(part) for part in sent]
+    if task in ("binary", "regression"):
+        assert (exact_rows == 10) == any(kept.summary is not None for part in sent for kept in part.kept.values())
+    one, other = (numbers(Evaluation.of(merged(job, some)).to_dict()) for some in (parts, sent))
+    assert one == other
+
+
+def test_no_statistics_are_bytes_too():
+    """
+    A partition of Spark may have no rows.
+    """
+    job = job_of("binary")
+
+    assert everything(Statistics(job)) == everything(Statistics.from_bytes(job, Statistics(job).to_bytes()))
+
+
+def test_bytes_are_smaller_than_the_memory_they_stand_for():
+    """
+    Counts take as few bytes as they need, and are compressed.
+    """
+    random = np.random.default_rng(1)
+    frame = pd.DataFrame(
+        {
+            "prediction": random.random(5_000) < 0.5,
+            "label": random.random(5_000) < 0.5,
+            "time": random.uniform(1_700_000_000, 1_700_086_400, 5_000),
+            "country": random.integers(0, 40, 5_000).astype(str),
+        }
+    )
+    statistics = Statistics.of_table(Job("binary", "prediction", time="time", segments=("country",)), frame)
+
+    assert len(statistics.to_bytes()) < sum(values.nbytes for values in statistics.sums.values()) / 5
+
+
+def test_what_is_no_statistics_is_refused(tmp_path, monkeypatch):
+    """
+    With what is wrong: something else, cut anywhere, damaged anywhere, longer, or from a later release.
+    """
+    job = job_of("binary")
+    data = some_statistics("binary", tmp_path, monkeypatch)[0].to_bytes()
+
+    def refused(data: bytes) -> str:
+        with pytest.raises(ValueError, match=r"^These (are no )?statistics") as raised:
+            Statistics.from_bytes(job, data)
+        return str(raised.value)
+
+    assert (
+        "These are no statistics, which begin with b'otel-model-metrics statistics\\n': got 4 bytes that begin with "
+        "b'PAR1'." == refused(b"PAR1")
+    )
+    for length in [*range(0, 40), *range(40, len(data), 97)]:
+        refused(data[:length])
+    for at in range(31, len(data), 97):
+        refused(data[:at] + bytes([data[at] ^ 64]) + data[at + 1 :])
+    assert f"These statistics are cut off: got {len(data) - 1:,} bytes." == refused(data[:-1])
+    assert f"These statistics have something after their end: got {len(data) + 1:,} bytes." == refused(data + b"0")
+    later = data[:30] + b"\x02" + data[31:]
+    assert refused(later).startswith("These statistics are of version 2 of the format, and only 1 is known here.")
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"every": 1200}, "every is 600s here and 1200s there."),
+        ({"threshold": 0.25}, "threshold is 0.5 here and 0.25 there."),
+        ({"label": "truth"}, "label is label here and truth there."),
+        ({"positive": "yes"}, "positive is None here and yes there."),
+        ({"segments": ("country",)}, "segments is ('country', 'channel') here and ('country',) there."),
+    ],
+    ids=str,
+)
+def test_statistics_of_different_jobs_are_not_added_up(settings, message):
+    """
+    Neither in memory nor from bytes.
+    """
+    ours, theirs = job_of("binary"), job_of("binary", **settings)
+    whole = f"Statistics of different jobs cannot be added up: {message}"
+
+    with pytest.raises(ValueError, match="different jobs") as merging:
+        Statistics(ours).merge(Statistics(theirs))
+    with pytest.raises(ValueError, match="different jobs") as reading:
+        Statistics.from_bytes(ours, Statistics(theirs).to_bytes())
+
+    assert [whole, whole] == [str(merging.value), str(reading.value)]
+
+
+def test_names_and_objectives_do_not_make_a_job_different():
+    """
+    They do not change what is counted; nor does another spelling of the same length of a window.
+    """
+    ours = job_of("binary", every="10m")
+    theirs = job_of("binary", every=600, model="other", objectives={"f1": 0.5}, attributes={"team": "a"})
+
+    assert 0 == Statistics(ours).merge(Statistics.from_bytes(theirs, Statistics(ours).to_bytes())).rows
+
+
+# Tables
+
+
+@pytest.mark.parametrize("form", ["pandas", "Table", "RecordBatch", "another"])
+@pytest.mark.parametrize("task", catalog.TASKS)
+def test_a_table_has_the_statistics_of_the_same_rows_in_a_file(tmp_path, task, form):
+    """
+    To the last bit, and with what is wrong with rows.
+    """
+    rows = SCENARIOS[task]["any"](np.random.default_rng(3))
+    times = [1_700_000_000.0 + 7 * number for number in range(len(rows))]
+    table = table_of(task, rows, times)
+    table = table.set_column(2, "time", pa.array([None, *table["time"].to_pylist()[1:]], table["time"].type))
+    job = job_of(task)
+    path = as_parquet(table, tmp_path / "rows")
+
+    def frame() -> pd.DataFrame:
+        frame = pq.read_table(path).to_pandas()
+        return frame if task != "ranking" else frame.assign(label=frame["label"].map(dict))  # a mapping in Python
+
+    given = {
+        "pandas": frame,
+        "Table": lambda: table,
+        "RecordBatch": lambda: table.combine_chunks().to_batches()[0],
+        "another": lambda: SimpleNamespace(__arrow_c_stream__=table.__arrow_c_stream__),
+    }[form]()
+
+    [part] = parts_of([path], job.wanted)
+    expected = running.statistics_of(job, part)
+    found = Statistics.of_table(job, given, name=str(path))
+
+    assert {"invalid_timestamp": 1} == found.rejected
+    assert everything(expected) == everything(found)
+
+
+def test_columns_of_mixed_values_are_understood_as_in_jsonl():
+    """
+    Which pandas can hold, but no format of columns.
+    """
+    frame = pd.DataFrame({"prediction": [1, "yes", True, None], "label": [True, 0, 1, False], "other": [1, 2, 3, 4]})
+    job = Job("binary", "prediction")
+
+    statistics = Statistics.of_table(job, frame)
+
+    assert {"invalid_prediction": 2} == statistics.rejected
+    assert statistics.first["invalid_prediction"].startswith("table, row 2: prediction must be")
+    assert 2 == Evaluation.of(statistics).overall.rows
+
+
+def test_a_table_that_cannot_be_used_is_refused():
+    """
+    With the column that was meant; for a column that cannot be understood at all, too.
+    """
+    job = Job("binary", "prediction", time="time")
+    frame = pd.DataFrame({"predictions": [True], "label": [True], "time": pd.to_datetime(["2026-01-01"])})
+
+    with pytest.raises(InputError) as missing:
+        Statistics.of_table(job, frame)
+    with pytest.raises(InputError) as zone:
+        Statistics.of_table(job, frame.rename(columns={"predictions": "prediction"}))
+    with pytest.raises(TypeError) as nothing:
+        Statistics.of_table(job, [True])
+
+    assert (
+        "table has no column 'prediction'; did you mean 'predictions'? Name it with --prediction. "
+        "There are: predictions, label, time." == str(missing.value)
+    )
+    assert "table: times in column 'time' have no time zone. Say which one they are in, e.g. --timezone UTC." == str(
+        zone.value
+    )
+    assert "A table must be a pandas.DataFrame, a pyarrow.Table or similar, got list." == str(nothing.value)

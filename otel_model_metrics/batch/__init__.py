@@ -11,7 +11,7 @@ Batch mode: files of predictions and labels become the metrics that a monitor wo
 
 from otel_model_metrics.batch.evaluation import EvaluatedWindow, Evaluation, Missed
 from otel_model_metrics.batch.job import Job
-from otel_model_metrics.batch.running import evaluate
+from otel_model_metrics.batch.running import evaluate, merged
 from otel_model_metrics.batch.statistics import Statistics
 
-__all__ = ["EvaluatedWindow", "Evaluation", "Job", "Missed", "Statistics", "evaluate"]
+__all__ = ["EvaluatedWindow", "Evaluation", "Job", "Missed", "Statistics", "evaluate", "merged"]

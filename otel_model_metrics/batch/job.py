@@ -171,6 +171,47 @@ class Job:
         coded = frozenset({self.label} if self.task in ("binary", "multiclass") else ())
         return Wanted({"id": (str(self.id),), "label": (self.label,)}, coded, self.delimiter)
 
+    @cached_property
+    def fingerprint(self) -> dict[str, str]:
+        """
+        What must be the same of two jobs for their statistics to be added up, by argument and as text.
+
+        Not here: names, attributes and objectives, which do not change what is counted.
+        """
+        windows = f"{self.window_micros / _MICROS:g}s" if self.time is not None else "one"
+        given = {
+            "task": self.task,
+            "prediction": self.prediction,
+            "label": self.label,
+            "id": self.id,
+            "score": self.scores,
+            "time": self.time,
+            "every": windows,
+            "timezone": self.timezone,
+            "segments": tuple(self.segments),
+            "metrics": tuple(metric.name for metric in self.selection.metrics),
+            "segment_metrics": tuple(sorted(self.selection.in_segments)),
+            "positive": self.positive,
+            "threshold": self.threshold,
+            "classes": None if self.classes is None else tuple(self.classes),
+            "max_classes": self.max_classes,
+            "k": self.ks,
+            "exact_rows": self.exact_rows,
+        }
+        return {name: value if isinstance(value, str) else repr(value) for name, value in given.items()}
+
+    def need_same(self, fingerprint: Mapping[str, str]) -> None:
+        """
+        Raises:
+            ValueError: If a fingerprint is not this job's; names the first argument that differs.
+        """
+        for name in {**self.fingerprint, **fingerprint}:
+            ours, theirs = self.fingerprint.get(name), fingerprint.get(name)
+            if ours != theirs:
+                raise ValueError(
+                    f"Statistics of different jobs cannot be added up: {name} is {ours} here and {theirs} there."
+                )
+
     def encoder(self) -> Encoder:
         """A new encoder of the task."""
         if self.task == "binary":

@@ -203,6 +203,51 @@ def pieces(part: Part, wanted: Wanted, refuse: Refuse, progress: Progress | None
             progress(part.size - told, 0)
 
 
+def pieces_of_table(table: Any, wanted: Wanted, refuse: Refuse, name: str = "table") -> Iterator[Piece]:
+    """
+    The rows of a table in memory, as those of a file of Parquet would come.
+
+    Args:
+        table: A `pandas.DataFrame`, `pyarrow.Table` or `pyarrow.RecordBatch`, or another object that has Arrow's
+            ``__arrow_c_stream__``.
+        wanted: Its columns.
+        refuse: As for `pieces`.
+        name: Stands for the file in messages.
+
+    Raises:
+        ColumnError: If a column is missing, or there more than once.
+        TypeError: If it is no table.
+    """
+    import pyarrow  # type: ignore[import-untyped]
+
+    part = Part(Path(name), 0)
+    listed: dict[str, list[Any]] = {}
+    if isinstance(table, pyarrow.RecordBatch):
+        table = pyarrow.Table.from_batches([table])
+    if isinstance(table, pyarrow.Table):
+        table = table.select(_columns_in(part.path, table.column_names, wanted))
+    elif hasattr(table, "iloc") and hasattr(table, "columns"):
+        names, columns = [str(one) for one in table.columns], {}
+        for column in _columns_in(part.path, names, wanted):
+            series = table.iloc[:, names.index(column)]
+            try:
+                columns[column] = pyarrow.Array.from_pandas(series)
+            except (pyarrow.ArrowException, UnicodeEncodeError, OverflowError):  # values of several types, as in JSONL
+                listed[column] = series.tolist()
+                columns[column] = pyarrow.nulls(len(series))
+        table = pyarrow.table(columns)
+    elif hasattr(table, "__arrow_c_stream__"):
+        yield from pieces_of_table(pyarrow.table(table), wanted, refuse, name)
+        return
+    else:
+        raise TypeError(f"A table must be a pandas.DataFrame, a pyarrow.Table or similar, got {type(table).__name__}.")
+    for piece, _ in _counted(part, wanted, table.to_batches(), refuse, lambda: 0):
+        for column, values in listed.items():
+            start = piece.first_row - part.first_row
+            piece.columns[column] = values[start : start + piece.count]
+        yield piece
+
+
 def _divided(path: Path, wanted: Wanted) -> list[Part]:
     """The parts of a file that has the columns."""
     size = path.stat().st_size
@@ -308,7 +353,7 @@ def _piece(
 
 def _is_valid(column: Any) -> bool:
     """Whether all text is UTF-8; some writers do not look, and nor do readers."""
-    import pyarrow  # type: ignore[import-untyped]
+    import pyarrow
 
     try:
         column.validate(full=True)
