@@ -21,8 +21,8 @@ Words = NDArray[np.uint64]
 
 _LONGEST = 4 * MAX_LENGTH  # bytes, in UTF-8
 _LARGEST_FLOAT = 2.0**53  # beyond it, floats leave whole numbers out
-# Whole numbers as pandas writes them into CSV if one is missing. Not of numbers that no float holds, nor of 007.0.
-_WHOLE = r"^(0|-?[1-9][0-9]{0,14})\.0$"
+# Whole numbers as pandas writes them into CSV if one is missing. Not those that floats leave out, nor 007.0.
+_WHOLE = r"^(0|-?[1-9][0-9]{0,14}|-?[1-8][0-9]{15})\.0$"
 _BINARY = ("binary", "large_binary", "fixed_size_binary")
 _CHUNK = 1 << 14  # rows whose digests are computed at a time: what they need stays in the caches of a processor
 

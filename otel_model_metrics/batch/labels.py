@@ -40,6 +40,7 @@ UNLABELLED = "unlabelled"
 _BITS, _MORE_BITS = 6, 4  # of a digest, which decide the bucket: 64 open files are allowed everywhere
 _LAST_SPLIT = 54  # when so many bits are the same, it is one id
 _REMEMBERED, _REMEMBERED_LENGTH = 1 << 16, 256  # stored values that are not stored again
+_LOOKED_UP = 2048  # rows whose labels are looked up at a time
 _ROW_BITS = 40  # of the number that says in which file and row a label is
 
 # A label is a word: the bits of a float; or, where these would mean NaN, what kind of value it is and 48 bits of it.
@@ -112,7 +113,7 @@ def sorted_labels(
     Read the labels of a job and sort them, for as long as the block lasts.
 
     Args:
-        files: One or several files, folders or patterns; None if the labels are beside the predictions.
+        files: One or several files, folders or patterns; none if the labels are beside the predictions.
         job: Its `id` and `label` name the columns.
         progress: As for `pieces`.
 
@@ -123,7 +124,8 @@ def sorted_labels(
 
     Cost: about 0.5 seconds for a million rows, and 64 bytes of disk for each (32 when they are sorted).
     """
-    if files is None:
+    named = [] if files is None else [files] if isinstance(files, (str, Path)) else list(files)
+    if not named:
         if job.id is not None:
             raise InputError(
                 "id= (--id) joins labels in other files. Name these with labels= (--labels), or leave the id away."
@@ -132,17 +134,19 @@ def sorted_labels(
         return
     if job.id is None:
         raise InputError("Labels in other files are joined by id. Name the column of the ids with id= (--id).")
-    named = [files] if isinstance(files, (str, Path)) else list(files)
     paths = find_files([str(one) for one in named], ENDINGS)
     with _told_lack_of_room():
         folder = Path(tempfile.mkdtemp(prefix="otel-model-metrics-"))
     try:
-        with _Sorting(folder, job) as sorting:
-            sorting.read(paths, progress)
-            labels = sorting.finish()
-        yield labels
+        yield _sorted(folder, paths, job, progress)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _sorted(folder: Path, paths: Sequence[Path], job: Job, progress: Progress | None) -> Labels:
+    with _Sorting(folder, job) as sorting:
+        sorting.read(paths, progress)
+        return sorting.finish()
 
 
 @contextmanager
@@ -273,7 +277,7 @@ class _Sorting:
             self._remembered.clear()
             with ExitStack() as files:
                 sorted_files = [files.enter_context((self._folder / name).open("wb")) for name in _NAMES]
-                self._values = files.enter_context(_values(self._folder))
+                self._values = _values(self._folder)
                 for at in range(1 << _BITS):
                     self._sort(self._path("", at), _BITS, sorted_files)
             np.save(self._folder / "few.npy", np.zeros(0, np.uint64) if self._few is None else self._few)
@@ -405,11 +409,10 @@ class LabelTable:
     def __init__(self, labels: Labels, job: Job) -> None:
         self.labels = labels
         self._job = job
-        self._open = ExitStack()
         try:
             self._columns = [_mapped(labels.folder / name, labels.rows) for name in _NAMES]
             few = np.load(labels.folder / "few.npy")
-            self._values = self._open.enter_context(_values(labels.folder))
+            self._values = _values(labels.folder)
         except OSError as error:
             raise InputError(
                 f"The sorted labels in {labels.folder} cannot be read here: {error}. If other machines take part, "
@@ -426,9 +429,9 @@ class LabelTable:
         return self
 
     def __exit__(self, *error: object) -> None:
-        """Close the files, so that they can be removed everywhere."""
+        """Let go of the files, so that they can be removed everywhere."""
         self._columns.clear()
-        self._open.close()
+        self._values = memoryview(b"")
 
     def join(self, piece: Piece) -> Joined:
         """
@@ -465,7 +468,7 @@ class LabelTable:
         order = np.argsort(first)
         wanted, other = first[order], second[order]
         of_first, of_second = self._columns[_FIRST], self._columns[_SECOND]
-        at = np.searchsorted(of_first, wanted)
+        at = _found(of_first, wanted)
         at[at == rows] = 0
         same = of_first[at] == wanted
         agrees = of_second[at] == other
@@ -499,19 +502,27 @@ class LabelTable:
         return f"{self.labels.files[source >> _ROW_BITS]}, row {source & (1 << _ROW_BITS) - 1}"
 
 
+def _found(keys: Words, wanted: Words) -> NDArray[np.int64]:
+    """`np.searchsorted` of what is in order itself: a few at a time, whose keys stay in the caches of a processor."""
+    at = np.empty(len(wanted), np.int64)
+    begins = np.arange(0, len(wanted), _LOOKED_UP)
+    low = np.searchsorted(keys, wanted[begins])
+    high = np.append(low, len(keys))[1:]
+    for begin, first, last in zip(begins.tolist(), low.tolist(), high.tolist(), strict=True):
+        rows = slice(begin, begin + _LOOKED_UP)
+        at[rows] = np.searchsorted(keys[first:last], wanted[rows]) + first
+    return at
+
+
 def _mapped(path: Path, rows: int) -> NDArray[np.uint64]:
-    return np.memmap(path, np.uint64, "r", shape=(rows,)) if rows else np.zeros(0, np.uint64)
+    # As a plain array, for memmap itself is slow to index. The file is closed when nobody has the array any more.
+    return np.asarray(np.memmap(path, np.uint64, "r", shape=(rows,))) if rows else np.zeros(0, np.uint64)
 
 
-@contextmanager
-def _values(folder: Path) -> Iterator[memoryview]:
-    """The stored values."""
-    with (
-        (folder / "values").open("rb") as file,
-        mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped,
-        memoryview(mapped) as values,
-    ):
-        yield values
+def _values(folder: Path) -> memoryview:
+    """The stored values; closed likewise."""
+    with (folder / "values").open("rb") as file:
+        return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
 
 
 def _value(word: int, values: memoryview) -> Any:

@@ -258,12 +258,17 @@ class Statistics:
         segments and classes is that in which they are met.
 
         Raises:
-            ValueError: If the other ones are of another job.
+            ValueError: If the other ones are of another job, or joined with other labels.
         """
         if self.job is not other.job:
             self.job.need_same(other.job.fingerprint)
         merged = Statistics(self.job)
         merged.crowded = self.crowded | other.crowded
+        if self.labels is not None and other.labels is not None and self.labels != other.labels:
+            raise ValueError(
+                f"Statistics joined with different labels cannot be added up: those sorted in {self.labels.folder} "
+                f"and in {other.labels.folder}."
+            )
         merged.labels = self.labels or other.labels
         used = [one.used for one in (self, other) if one.used is not None]
         merged.used = used[0] | used[1] if len(used) > 1 else used[0] if used else None
