@@ -29,7 +29,7 @@ lint: ## Check style and types
 	@.venv/bin/mypy
 
 bench: ## Measure what the library costs (ARGS="--help" lists the options)
-	@.ci/venv.sh dev
+	@.ci/venv.sh dev bench
 	@.ci/redis.sh >/dev/null || true
 	@.venv/bin/python tests/benchmarks.py $(ARGS)
 

@@ -57,7 +57,7 @@ covered() {
   local have
   for have in $installed; do
     case $have:$1 in
-      "$1:$1" | dev:demo | dev:prometheus | dev:rules | dev:grafana | dev:batch | dev:redis) return 0 ;; # dev contains the other ones, see pyproject.toml
+      "$1:$1" | dev:demo | dev:prometheus | dev:rules | dev:grafana | dev:batch | dev:redis | dev:dask) return 0 ;; # dev contains all but bench, see pyproject.toml
     esac
   done
   return 1

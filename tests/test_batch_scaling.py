@@ -4,31 +4,36 @@ Files are evaluated by several processes, or on a cluster: the same values to th
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import distributed
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from batch_worker import SECONDS, faulty, killed, modules, refusing, unsendable, without_memory
+from batch_worker import SECONDS, faulty, gone, killed, modules, refusing, unsendable, without_memory, wrong
+from dask import config
 from test_batch_evaluation import as_jsonl, as_parquet, job_of, numbers, some_parts, table_of
 from test_oracles import SCENARIOS
 
 from otel_model_metrics import catalog
-from otel_model_metrics.batch import Evaluation, Job, Statistics, evaluate, merged, running
+from otel_model_metrics.batch import Evaluation, Job, Statistics, cluster, evaluate, merged, running
 from otel_model_metrics.batch.labels import Labels
 from otel_model_metrics.batch.merging import Tree
 from otel_model_metrics.batch.processes import Processes, WorkerError
-from otel_model_metrics.batch.reading import parts_of
+from otel_model_metrics.batch.reading import Part, parts_of
 from otel_model_metrics.batch.statistics import Kept
 from otel_model_metrics.files import InputError
 
@@ -482,3 +487,189 @@ def test_a_table_that_cannot_be_used_is_refused():
         zone.value
     )
     assert "A table must be a pandas.DataFrame, a pyarrow.Table or similar, got list." == str(nothing.value)
+
+
+# A Dask cluster
+
+
+@pytest.fixture(scope="module")
+def dask() -> Iterator[str]:
+    """The address of a scheduler with two workers, which are processes; it gives up when the first of them dies."""
+    with (
+        config.set({"distributed.scheduler.allowed-failures": 0}),
+        distributed.LocalCluster(
+            n_workers=2, threads_per_worker=1, processes=True, dashboard_address=":0", host="127.0.0.1", silence_logs=50
+        ) as cluster,
+    ):
+        yield cluster.scheduler_address
+
+
+@pytest.mark.parametrize("task", catalog.TASKS)
+def test_a_cluster_changes_nothing_to_the_last_bit(tmp_path, monkeypatch, task, dask):
+    """
+    Its tree of merges is the same; its workers have the files where this process has them.
+    """
+    job, paths = some_parts(tmp_path, task, monkeypatch)
+
+    evaluation = evaluate(paths, job, dask=dask)
+
+    assert numbers(evaluate(paths, job).to_dict()) == numbers(evaluation.to_dict())
+
+
+@pytest.mark.parametrize("size", [1, 2, 4, 8])
+def test_few_tasks_are_enough_for_many_parts(monkeypatch, size):
+    """
+    Blocks of parts are branches of the tree, so its shape does not depend on how many there are of them.
+    """
+    for count in range(1, 40):
+        monkeypatch.setattr(cluster, "MOST_TASKS", -(-count // size))
+        blocks = cluster._blocks(list(range(count)))
+        tree: Tree[str] = Tree("({}+{})".format)
+        trees: list[Tree[str]] = [Tree("({}+{})".format) for _ in blocks]
+        for place, block in enumerate(blocks):
+            for at, part in enumerate(block):
+                trees[place].put(at, str(part))
+            tree.put(place, str(trees[place].merged()))
+        plain: Tree[str] = Tree("({}+{})".format)
+        for part in range(count):
+            plain.put(part, str(part))
+
+        assert len(blocks) <= -(-count // size)
+        assert plain.merged() == tree.merged()
+
+
+def test_a_client_is_used_and_stays_open(tmp_path, monkeypatch, dask):
+    """
+    Nothing of ours stays on its cluster. Progress is told.
+    """
+    job, paths = some_parts(tmp_path, "binary", monkeypatch)
+    monkeypatch.setattr(cluster, "MOST_TASKS", 4)
+    told: list[tuple[int, int]] = []
+    with distributed.Client(dask, set_as_default=False) as client:
+        evaluation = evaluate(paths, job, dask=client, progress=lambda *read: told.append(read))
+
+        assert {"running"} == {client.status}
+        end = time.monotonic() + SECONDS / 4
+        while client.run_on_scheduler(lambda dask_scheduler: len(dask_scheduler.tasks)) and time.monotonic() < end:
+            time.sleep(0.01)
+        assert 0 == client.run_on_scheduler(lambda dask_scheduler: len(dask_scheduler.tasks))
+    assert evaluation.rows == sum(rows for _, rows in told) == 400
+    assert sum(path.stat().st_size for path in paths) == sum(size for size, _ in told)
+    assert 4 == len(told)
+
+
+def test_a_worker_that_has_no_such_file_says_so(tmp_path, dask):
+    """
+    Instead of a problem for each part of it.
+    """
+    part = Part(tmp_path / "nowhere.parquet", 0)
+
+    with pytest.raises(InputError, match="has no such file") as raised:
+        cluster.statistics_on(dask, functools.partial(running.statistics_of, job_of("binary")), [part])
+
+    assert str(raised.value) == (
+        f"{part.path}: the worker of the Dask cluster on {socket.gethostname()} has no such file. "
+        "Workers read the files themselves, so these must be at the same path everywhere."
+    )
+
+
+def test_a_cluster_that_cannot_be_used_is_refused(monkeypatch):
+    """
+    No scheduler; and workers as well as a cluster.
+    """
+    assert 10.0 == cluster._PATIENCE
+    monkeypatch.setattr(cluster, "_PATIENCE", 0.5)
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        address = f"tcp://127.0.0.1:{taken.getsockname()[1]}"
+        begin = time.monotonic()
+        with pytest.raises(InputError) as nobody:
+            cluster.statistics_on(address, running.statistics_of, [])
+        seconds = time.monotonic() - begin
+    with pytest.raises(InputError) as nonsense:
+        cluster.statistics_on("nonsense://a", running.statistics_of, [])
+    with pytest.raises(InputError) as both:
+        evaluate("rows.parquet", job_of("binary"), workers=2, dask=address)
+
+    start = f"There is no Dask scheduler at {address!r}, or it did not answer within"
+    assert str(nobody.value).startswith(start)
+    assert seconds < 5
+    assert str(nonsense.value).startswith("There is no Dask scheduler at 'nonsense://a'")
+    assert "Either processes of this machine compute, workers=, or a cluster, dask=; not both." == str(both.value)
+
+
+def test_a_scheduler_without_workers_is_refused(monkeypatch):
+    """
+    Instead of waiting for one for ever.
+    """
+    monkeypatch.setattr(cluster, "_PATIENCE", 0.3)
+    with distributed.LocalCluster(n_workers=0, processes=False, dashboard_address=":0", silence_logs=50) as nobody:
+        with pytest.raises(InputError) as raised:
+            cluster.statistics_on(nobody.scheduler_address, running.statistics_of, [])
+
+        expected = f"The Dask scheduler at {nobody.scheduler_address} has had no worker for 0.3 s."
+    assert expected == str(raised.value)
+
+
+def test_workers_with_another_version_are_refused(monkeypatch, dask):
+    """
+    For they might count otherwise. It says what to install where.
+    """
+    ours = cluster.__version__
+    monkeypatch.setattr(cluster, "__version__", "99.0")
+
+    with pytest.raises(InputError, match="of the Dask cluster must have") as raised:
+        cluster.statistics_on(dask, running.statistics_of, [])
+
+    assert str(raised.value).endswith(
+        f" of the Dask cluster must have otel-model-metrics 99.0, as is here; it has {ours}. "
+        'Install it there: pip install "otel-model-metrics[dask]==99.0"'
+    )
+
+
+def test_workers_without_the_package_are_refused():
+    """
+    Before anything is sent to them.
+    """
+    with distributed.LocalCluster(
+        n_workers=0, processes=False, protocol="tcp", dashboard_address=":0", silence_logs=50
+    ) as scheduler:
+        script = f"""
+import sys
+sys.modules["otel_model_metrics"] = None
+from distributed.cli.dask_worker import main
+main([{scheduler.scheduler_address!r}, "--no-nanny", "--no-dashboard", "--nthreads", "1"])
+"""
+        worker = subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.DEVNULL)
+        try:
+            with pytest.raises(InputError, match="must have otel-model-metrics") as raised:
+                cluster.statistics_on(scheduler.scheduler_address, running.statistics_of, [])
+        finally:
+            worker.terminate()
+            worker.wait()
+
+    assert "it has none that runs (" in str(raised.value)
+
+
+def test_a_fault_on_a_worker_of_a_cluster_names_its_part(tmp_path, dask):
+    """
+    And what is wrong with the users' input is told as it is.
+    """
+    with pytest.raises(WorkerError) as raised:
+        cluster.statistics_on(dask, wrong, [Part(tmp_path, 0, 1, 10)])
+
+    assert f"A worker of the Dask cluster failed with {tmp_path}, rows 1 to 10: KeyError: 'no such thing'" == str(
+        raised.value
+    )
+
+
+def test_a_worker_that_dies_ends_the_run_and_names_its_part(tmp_path, dask):
+    """
+    For want of memory, in most cases.
+    """
+    parts = [Part(tmp_path, 0, 1, 10), Part(tmp_path, 0, 11, 10)]
+
+    with pytest.raises(WorkerError) as raised:
+        cluster.statistics_on(dask, gone, parts)
+
+    assert str(raised.value).startswith(f"Workers of the Dask cluster died while reading {tmp_path}, rows 1")

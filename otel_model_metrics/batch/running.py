@@ -10,11 +10,12 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from otel_model_metrics.arguments import positive_int
+from otel_model_metrics.batch import cluster
 from otel_model_metrics.batch.evaluation import Evaluation
 from otel_model_metrics.batch.job import Job
 from otel_model_metrics.batch.labels import Labels, sorted_labels
@@ -22,7 +23,10 @@ from otel_model_metrics.batch.merging import Tree
 from otel_model_metrics.batch.processes import Processes
 from otel_model_metrics.batch.reading import ENDINGS, Part, Progress, parts_of, pieces
 from otel_model_metrics.batch.statistics import Statistics
-from otel_model_metrics.files import FileError, find_files
+from otel_model_metrics.files import FileError, InputError, find_files
+
+if TYPE_CHECKING:
+    from distributed import Client
 
 _FREED = 31 << 20  # bytes; 32 MiB is the most from which glibc learns
 
@@ -33,6 +37,7 @@ def evaluate(
     *,
     labels: str | Path | Sequence[str | Path] | None = None,
     workers: int = 1,
+    dask: str | Client | None = None,
     progress: Progress | None = None,
 ) -> Evaluation:
     """
@@ -44,10 +49,14 @@ def evaluate(
         labels: Files with the labels, if these are not beside the predictions; named like `files`, and joined by
             `Job.id`. Of several labels with one id the last counts; predictions with the same id all get it.
         workers: Processes to use, this one among them.
+        dask: Address of the scheduler of a Dask cluster that computes instead, such as ``tcp://scheduler:8786``, or a
+            `distributed.Client` of it. Its workers read the files, and what is in this machine's folder for temporary
+            files with `labels`, at the same paths as here.
         progress: Called now and then with the bytes and rows read since the last time, by whichever process.
 
     Raises:
-        InputError: If there is no such file, it has no such column, or windows are far too short. A ValueError.
+        InputError: If there is no such file or cluster, a file has no such column, or windows are far too short. A
+            ValueError.
         WorkerError: If another process failed or was killed; names what it read.
 
     What is wrong with single rows and files is no error: see `Evaluation.rejected` and `Evaluation.problems`.
@@ -56,31 +65,24 @@ def evaluate(
     what `Statistics` keeps.
     """
     positive_int(workers, "workers")
+    if dask is not None and workers != 1:
+        raise InputError("Either processes of this machine compute, workers=, or a cluster, dask=; not both.")
     named = [files] if isinstance(files, (str, Path)) else list(files)
     with Processes(("pyarrow.parquet", __name__)) as processes:
         # The first one starts while files are looked at: starting takes as long as reading some million rows.
         processes.start(min(workers - 1, 1))
         with sorted_labels(labels, job, progress) as joined:
-            return Evaluation.of(_statistics(named, job, joined, processes, workers, progress))
-
-
-def _statistics(
-    files: Sequence[str | Path],
-    job: Job,
-    labels: Labels | None,
-    processes: Processes,
-    workers: int,
-    progress: Progress | None,
-) -> Statistics:
-    """The statistics of all files."""
-    parts = parts_of(find_files([str(one) for one in files], ENDINGS), job.wanted)
-    read = functools.partial(statistics_of, job, labels=labels)
-    if workers == 1 or len(parts) == 1:
-        return merged(job, (read(part, progress) for part in parts))
-    processes.start(min(workers, len(parts)) - 1)
-    tree = Tree(Statistics.merge)
-    processes.run(read, parts, tree.put, str, progress)
-    return tree.merged() or Statistics(job)
+            paths = find_files([str(one) for one in named], ENDINGS)
+            parts = parts_of(paths if dask is None else [path.absolute() for path in paths], job.wanted)
+            read = functools.partial(statistics_of, job, labels=joined)
+            if dask is not None:
+                return Evaluation.of(cluster.statistics_on(dask, read, parts, progress))
+            if workers == 1 or len(parts) == 1:
+                return Evaluation.of(merged(job, (read(part, progress) for part in parts)))
+            processes.start(min(workers, len(parts)) - 1)
+            tree = Tree(Statistics.merge)
+            processes.run(read, parts, tree.put, str, progress)
+            return Evaluation.of(tree.merged() or Statistics(job))
 
 
 def statistics_of(job: Job, part: Part, progress: Progress | None = None, labels: Labels | None = None) -> Statistics:
