@@ -150,6 +150,7 @@ def evaluate(
     """
     from otel_model_metrics.batch import running
     from otel_model_metrics.batch.job import Job
+    from otel_model_metrics.batch.processes import WorkerError
     from otel_model_metrics.files import InputError
 
     began = time.time()
@@ -177,12 +178,13 @@ def evaluate(
     except (ValueError, TypeError) as error:
         raise click.UsageError(str(error)) from error
     outputs.check(job)
-    of_dask: dict[str, Any] = {} if dask is None else {"dask": dask}
     try:
         with bar(_size_of((*files, *labels)), "rows") as progress:
-            found = running.evaluate(files, job, labels=labels or None, workers=workers, progress=progress, **of_dask)
+            found = running.evaluate(files, job, labels=labels or None, workers=workers, dask=dask, progress=progress)
     except InputError as error:
         raise click.UsageError(str(error)) from error
+    except WorkerError as error:
+        raise click.ClickException(str(error)) from error
     outputs.show(found)
     if not found.predictions:
         click.echo("Nothing could be evaluated.", err=True)

@@ -357,3 +357,62 @@ def test_without_the_extra_it_is_named():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (1, "") == (done.returncode, done.stdout), done.stderr
     assert 'pip install "otel-model-metrics[batch]"' in done.stderr
+
+
+def test_labels_of_other_files_are_joined_by_id():
+    """
+    And it is said what became of them.
+    """
+    columns = rows()
+    label = columns.pop("label")
+    parquet("rows.parquet", id=list(range(240)), **columns)
+    csv("labels.csv", "id,label", *(f"{row},{value}" for row, value in enumerate(label[:200])), "9999,1")
+
+    data = evaluated("rows.parquet", *BINARY, "--labels", "labels.csv", "--id", "id")
+
+    assert accuracy_score(label[:200], columns["predicted"][:200]) == pytest.approx(
+        data["overall"]["values"]["accuracy"]
+    )
+    assert {"matched": 200, "unmatched": 1} == {name: count for name, count in data["labels"].items() if count}
+
+
+def test_labels_need_an_id():
+    """
+    The mistake is told as one of options.
+    """
+    parquet("rows.parquet", **rows())
+
+    result = evaluate("rows.parquet", *BINARY, "--labels", "rows.parquet")
+
+    assert 2 == result.exit_code
+    assert "--id" in result.stderr
+
+
+def test_the_report_is_a_page():
+    """
+    Beside the tables.
+    """
+    parquet("rows.parquet", **rows())
+
+    result = evaluate("rows.parquet", *BINARY, "--time", "at", "--html", "report.html")
+
+    assert 0 == result.exit_code, result.output
+    assert Path("report.html").read_text(encoding="utf-8").startswith("<!doctype html>")
+
+
+def test_a_worker_that_is_gone_is_told_without_a_traceback(monkeypatch):
+    """
+    It is no mistake of the options either.
+    """
+    from otel_model_metrics.batch import processes, running
+
+    parquet("rows.parquet", **rows())
+
+    def evaluate_badly(*_: Any, **__: Any) -> None:
+        raise processes.WorkerError("A process that read rows.parquet was killed.")
+
+    monkeypatch.setattr(running, "evaluate", evaluate_badly)
+    result = evaluate("rows.parquet", *BINARY)
+
+    assert 1 == result.exit_code
+    assert "Error: A process that read rows.parquet was killed.\n" == result.stderr
