@@ -6,13 +6,15 @@ from __future__ import annotations
 
 import functools
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -673,3 +675,79 @@ def test_a_worker_that_dies_ends_the_run_and_names_its_part(tmp_path, dask):
         cluster.statistics_on(dask, gone, parts)
 
     assert str(raised.value).startswith(f"Workers of the Dask cluster died while reading {tmp_path}, rows 1")
+
+
+# Spark, as README shows it
+
+
+def partition_of(job: Job) -> Callable[[Iterator[pd.DataFrame]], Iterator[pd.DataFrame]]:
+    """The function for `mapInPandas`."""
+
+    def partition(frames: Iterator[pd.DataFrame]) -> Iterator[pd.DataFrame]:
+        statistics = merged(job, (Statistics.of_table(job, frame) for frame in frames))
+        yield pd.DataFrame({"statistics": [statistics.to_bytes()]})
+
+    return partition
+
+
+@pytest.fixture
+def spark_rows(tmp_path):
+    """A file of two row groups, the job, and its evaluation here. Spark hands over times without their zone."""
+    rows = SCENARIOS["binary"]["any"](np.random.default_rng(3))
+    times = [1_700_000_000.0 + 7 * number for number in range(len(rows))]
+    path = tmp_path / "rows.parquet"
+    pq.write_table(table_of("binary", rows, times), path, row_group_size=100)
+    job = job_of("binary", timezone="UTC")
+    return path, job, evaluate(path, job).to_dict()
+
+
+def test_partitions_of_frames_add_up_to_the_file(spark_rows):
+    """
+    Also one without frames. Every frame is read on its own.
+    """
+    path, job, expected = spark_rows
+    frame = pq.read_table(path).to_pandas()
+    partitions = [[frame[:50], frame[50:120]], [], [frame[120:]]]
+
+    sent = [
+        bytes(data) for frames in partitions for one in partition_of(job)(iter(frames)) for data in one["statistics"]
+    ]
+
+    found = Evaluation.of(merged(job, (Statistics.from_bytes(job, data) for data in sent)))
+    assert 3 == len(sent)
+    assert approximately(numbers(expected)) == numbers(found.to_dict())
+
+
+def test_spark_computes_the_same(spark_rows, monkeypatch):
+    """
+    Each partition becomes one row with bytes.
+    """
+    pyspark = pytest.importorskip("pyspark.sql", reason="pyspark is not installed", exc_type=ImportError)
+    if shutil.which("java") is None:
+        pytest.skip("there is no java, which Spark needs")
+    path, job, expected = spark_rows
+    monkeypatch.setenv("PYSPARK_PYTHON", sys.executable)
+    monkeypatch.setenv("SPARK_LOCAL_IP", "127.0.0.1")
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        builder = pyspark.SparkSession.builder.master("local[2]").config("spark.ui.enabled", "false")
+        spark = builder.config("spark.sql.session.timeZone", "UTC").getOrCreate()
+        try:
+            frame = spark.read.parquet(str(path)).repartition(3)
+            rows = frame.mapInPandas(partition_of(job), "statistics binary").collect()
+        finally:
+            spark.stop()
+
+    found = Evaluation.of(merged(job, (Statistics.from_bytes(job, row.statistics) for row in rows)))
+    assert 3 == len(rows)
+    assert approximately(numbers(expected)) == numbers(found.to_dict())
+
+
+def approximately(values: Any) -> Any:
+    """The same but for the rounding of sums, which depends on how rows are divided."""
+    if isinstance(values, dict):
+        return {name: approximately(value) for name, value in values.items()}
+    if isinstance(values, list):
+        return [approximately(value) for value in values]
+    return pytest.approx(values, rel=1e-9, abs=1e-12) if isinstance(values, float) else values
