@@ -12,6 +12,7 @@ from collections.abc import Sequence
 # Modules of the optional dependencies, and the extra that installs them.
 _EXTRAS = {
     "click": "demo",
+    "distributed": "dask",
     "grafana_foundation_sdk": "grafana",
     "jinja2": "batch",
     "promql_parser": "rules",
