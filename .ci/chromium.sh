@@ -121,58 +121,72 @@ keep() {
   [ -z "$now" ]
 }
 
-# Libraries that packages depend on, directly; those of its desktop are loaded only where there is one.
-depends() { # depends PACKAGE...
+# depends [--recurse] PACKAGE... - libraries that these depend on, directly or not; those of a desktop are loaded only
+# where there is one, and libc6 is here: another one would not fit this machine's loader.
+depends() {
   apt-cache "${APT_OPTIONS[@]}" --important depends "$@" |
     sed -nE 's/^[ |]+(Pre)?Depends: (lib[a-z0-9][^ ]*|zlib1g)$/\2/p' | grep -vE '^lib(c6|gtk-)' | sort -u
 }
 
 # named LIBRARY... - of the package names read, those that are called like one of the libraries: libatk-1.0.so.0 is in
-# libatk1.0-0 (or, since time has 64 bits, libatk1.0-0t64).
+# libatk1.0-0, or libatk1.0-0t64 since time has 64 bits.
 named() {
   local package plain library
   while read -r package; do
-    plain=$(tr -cd 'a-z0-9' <<<"${package%t64}")
+    plain=${package%t64}
+    plain=${plain//[^a-z0-9]/}
     for library in "$@"; do
       library=${library/.so/}
-      [[ $plain != "$(tr -cd 'a-z0-9' <<<"${library,,}")"* ]] || { printf '%s\n' "$package" && break; }
+      library=${library,,}
+      if [[ $plain == "${library//[^a-z0-9]/}"* ]]; then
+        printf '%s\n' "$package"
+        break
+      fi
     done
   done
 }
 
-# Unpacks Chromium, then of what it depends on what is called like a library that is lacking. What then still is, is
-# looked for in all that it depends on, directly and then not: nothing else tells which package has a library, and
-# what is said to be installed may have been left out of an image.
+# Unpacks Chromium, then of what it depends on what is called like a library that is lacking, until there is no more.
+# What then still is lacking is looked for in all that it depends on, directly and then not: nothing else tells which
+# package has a library, and what is said to be installed may have been left out of an image.
 fetch() {
-  local -a level=(chromium) some
-  local seen=' ' package
+  local seen=' ' levels=' '
+  local -a all lacks more level=(chromium)
   rm -rf "$root" "$made"
-  apt_unpack "$root" chromium chromium-common
-  [ -f "$root/usr/lib/chromium/chromium" ]
+  apt_unpack "$root" chromium chromium-common || return 1
+  [ -f "$root/usr/lib/chromium/chromium" ] || return 1 # elsewhere the package may only say to use a snap
   mkdir -p "$made/lib"
   mv "$root/usr/lib/chromium" "$made/bin"
   find "$made/bin/locales" -type f ! -name 'en-US*' -delete
   if [ -z "$(find -L /usr/share/fonts /usr/local/share/fonts -name '*.[ot]tf' -print -quit 2>/dev/null)" ]; then
-    apt_unpack "$root" fonts-dejavu-core
-    mv "$root/usr/share/fonts" "$made/fonts"
+    apt_unpack "$root" fonts-dejavu-core && mv "$root/usr/share/fonts" "$made/fonts" || return 1
   fi
-  [ ! -d "$made/fonts" ] && [ -r /etc/fonts/fonts.conf ] || fonts_conf >"$made/fonts.conf"
+  if [ -d "$made/fonts" ] || [ ! -r /etc/fonts/fonts.conf ]; then
+    fonts_conf >"$made/fonts.conf"
+  fi
+  mapfile -t all < <(depends --recurse chromium)
   while ! keep; do
-    mapfile -t level < <(depends "${level[@]}" | while read -r package; do
-      case $seen in *" $package "*) ;; *) printf '%s\n' "$package" ;; esac
-    done)
-    [ "${#level[@]}" != 0 ] || return 1
-    mapfile -t some < <(printf '%s\n' "${level[@]}" | named $(lacking))
-    seen+="${level[*]} "
-    if [ "${#some[@]}" != 0 ]; then
-      unpack_each "${some[@]}"
-      ! keep || break
+    mapfile -t lacks < <(lacking)
+    mapfile -t more < <(printf '%s\n' "${all[@]}" | named "${lacks[@]}" | unseen "$seen")
+    if [ "${#more[@]}" = 0 ]; then
+      mapfile -t level < <(depends "${level[@]}" | unseen "$levels")
+      [ "${#level[@]}" != 0 ] || return 1
+      levels+="${level[*]} "
+      more=("${level[@]}")
     fi
-    unpack_each "${level[@]}"
+    seen+="${more[*]} "
+    unpack_each "${more[@]}"
   done
   wrapper >"$made/chromium"
   chmod +x "$made/chromium"
   suits "$made/chromium" && shows "$made/chromium"
+}
+
+unseen() { # unseen SEEN - of the package names read, those that are not among these
+  local package
+  while read -r package; do
+    case $1 in *" $package "*) ;; *) printf '%s\n' "$package" ;; esac
+  done
 }
 
 # One at a time only if need be: a package that cannot be had must not cost us the others.
@@ -200,8 +214,7 @@ for round in machine private; do
     apt_private_state "$scratch"
     apt-get "${APT_OPTIONS[@]}" update >>"$log" 2>&1 || true # one unreachable source is no reason to stop
   fi
-  # In a shell of its own, which set -e ends.
-  if (set -e; fetch) >>"$log" 2>&1; then
+  if fetch >>"$log" 2>&1; then
     # Under its name only when it is whole. Another run may have been faster; what it made is as good.
     suits "$fetched/chromium" || rm -rf "$fetched"
     mv -T "$made" "$fetched" 2>/dev/null || suits "$fetched/chromium" || none "$fetched cannot be replaced"

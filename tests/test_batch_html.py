@@ -655,6 +655,8 @@ def test_a_browser_need_not_scroll_sideways(shown):
     boxes = shown.ask("[...document.querySelectorAll('.scroll')].map((one) => one.getBoundingClientRect().right)")
     assert len(boxes) >= 4
     assert max(boxes) <= shown.ask("innerWidth")
+    cells = "[...document.querySelectorAll('th, td, h1, h2, h3, p, dd')].filter((one) => one.offsetParent)"
+    assert [] == shown.ask(f"{cells}.filter((one) => one.scrollWidth > one.clientWidth).map((one) => one.outerHTML)")
 
 
 def test_text_is_large_enough_on_every_screen(shown):
