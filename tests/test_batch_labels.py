@@ -234,6 +234,19 @@ def test_every_format_joins_every_other(tmp_path, of_predictions, of_labels):
     assert ["1 row of predictions without an id, so without a label."] == found.notes()
 
 
+def test_ids_are_a_dictionary(tmp_path):
+    """
+    In which null is not the first value.
+    """
+    ids = pa.array(["a", None, "b", None]).dictionary_encode()
+    pq.write_table(pa.table({"id": ids, "prediction": [True] * 4}), tmp_path / "p.parquet")
+    pq.write_table(pa.table({"id": ids, "label": [True, False, True, False]}), tmp_path / "l.parquet")
+
+    found = evaluate(tmp_path / "p.parquet", BINARY, labels=tmp_path / "l.parquet")
+
+    assert (2, 2, 1.0) == (found.overall.rows, found.labels["rejected"], found.overall.value("accuracy"))
+
+
 def test_label_files_are_patterns_and_folders_of_several_formats(tmp_path):
     """
     Whose names may be labels, too, as Spark writes them.
@@ -313,6 +326,7 @@ def test_rows_of_labels_that_cannot_be_used_are_counted_and_the_first_is_told(tm
     rows = [
         *({"id": "a", "label": True}, {"id": None, "label": True}, {"id": "", "label": True}, {"id": 1.5, "label": 1}),
         *({"id": ["a"], "label": 1}, {"id": "b", "label": None}, {"id": True, "label": True}, {"id": "b", "label": 0}),
+        {"id": None, "label": None},
     ]
     path = write(tmp_path / "l.jsonl", rows)
     with path.open("a") as file:
@@ -321,11 +335,10 @@ def test_rows_of_labels_that_cannot_be_used_are_counted_and_the_first_is_told(tm
 
     found = evaluate(tmp_path / "p.csv", BINARY, labels=path)
 
-    expected = {"matched": 1, "unmatched": 1, "duplicate": 0, "corrected": 0, "unlabelled": 1, "rejected": 6}
+    expected = {"matched": 1, "unmatched": 1, "duplicate": 0, "corrected": 0, "unlabelled": 1, "rejected": 7}
     assert expected == dict(found.labels)
-    line = (
-        f"Labels: 1 matched, 1 unmatched, 1 unlabelled, 6 rejected, the first: {path}, row 9: broken JSON, or no object"
-    )
+    counts = "1 matched, 1 unmatched, 1 unlabelled, 7 rejected"
+    line = f"Labels: {counts}, the first: {path}, row 10: broken JSON, or no object"
     assert [line] == [one for one in terminal.remarks(found) if one.startswith("Labels")]
 
 
@@ -513,6 +526,7 @@ def test_memory_is_bounded_whatever_the_number_of_labels(tmp_path, monkeypatch):
     Buckets that have too many are divided again.
     """
     monkeypatch.setattr(labels, "BUCKET_ROWS", 1000)
+    monkeypatch.setattr(labels, "_BITS", 1)  # two buckets, of which one alone would be too large
     monkeypatch.setattr("otel_model_metrics.batch.reading.PIECE_ROWS", 4096)
     ids = np.random.default_rng(5).permutation(300_000)
     predictions, given = many(tmp_path, ids)

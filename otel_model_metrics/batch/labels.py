@@ -490,9 +490,8 @@ class LabelTable:
         if whole.all():
             return _whole(words)
         if (whole | missing | (words < _BOXED)).all():
-            floats = words.view(np.float64).copy()
+            floats = words.view(np.float64).copy()  # a missing one is NaN
             floats[whole] = _whole(words[whole])
-            floats[missing] = np.nan
             return floats
         distinct, codes = np.unique(words, return_inverse=True)
         return _by_appearance([_value(word, self._values) for word in distinct.tolist()], codes)
