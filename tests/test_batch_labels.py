@@ -251,17 +251,20 @@ def test_label_files_are_patterns_and_folders_of_several_formats(tmp_path):
     """
     Whose names may be labels, too, as Spark writes them.
     """
-    for folder in ("label=true", "label=false"):
+    for folder in ("label=true", "label=false", "label=1", "label=__HIVE_DEFAULT_PARTITION__"):
         (tmp_path / "labels" / folder).mkdir(parents=True)
     (tmp_path / "labels/label=true/a.csv").write_text("id\na\nb\n")
     (tmp_path / "labels/label=false/b.csv").write_text("id\nc\n")
-    write(tmp_path / "labels/more.jsonl", [{"label": 1, "id": "e"}])
+    write(tmp_path / "labels/label=1/more.jsonl", [{"id": "e"}])
+    save(pd.DataFrame({"id": ["f"]}), tmp_path / "labels/label=1/more.parquet")
+    save(pd.DataFrame({"id": ["g"]}), tmp_path / "labels/label=__HIVE_DEFAULT_PARTITION__/more.arrow")
     (tmp_path / "more.csv.gz").write_bytes(gzip.compress(b"id,label,other\nd,0,x\n"))
-    (tmp_path / "p.csv").write_text("id,prediction\na,1\nb,1\nc,1\nd,1\ne,1\n")
+    (tmp_path / "p.csv").write_text("id,prediction\na,1\nb,1\nc,1\nd,1\ne,1\nf,1\ng,1\n")
 
     found = evaluate(tmp_path / "p.csv", BINARY, labels=[tmp_path / "labels", tmp_path / "mor*.gz"])
 
-    assert (5, 0.6) == (found.overall.rows, found.overall.value("accuracy"))
+    assert {} == dict(found.rejected)
+    assert (6, 4 / 6) == (found.overall.rows, found.overall.value("accuracy"))
 
 
 def test_the_label_column_of_predictions_is_not_read(tmp_path):

@@ -124,6 +124,7 @@ class Piece:
         text: Whether cells are text as it was written, with None for empty ones; otherwise they have the types of
             the file.
         numbers: Number of each row in the file, if rows between them were refused.
+        keys: Columns that are not in the file but in its path, and so are text even if others have types.
     """
 
     path: Path
@@ -132,6 +133,7 @@ class Piece:
     columns: dict[str, Any]
     text: bool = False
     numbers: np.ndarray[Any, np.dtype[np.int64]] | None = field(default=None, repr=False)
+    keys: frozenset[str] = frozenset()
 
     def row(self, index: int) -> int:
         """Number in the file of the row at an index, for messages."""
@@ -348,7 +350,8 @@ def _piece(
         given[name] = _coded(column) if name in wanted.coded else column
     first = int(numbers[0]) if count else 0
     gaps = not isinstance(numbers, range) and count > 0 and int(numbers[-1]) - first != count - 1
-    return Piece(part.path, first, count, given, text, np.asarray(numbers) if gaps else None)
+    of_path = frozenset(given) - columns.keys()
+    return Piece(part.path, first, count, given, text, np.asarray(numbers) if gaps else None, of_path)
 
 
 def _is_valid(column: Any) -> bool:
@@ -755,7 +758,8 @@ def _jsonl_pieces(part: Part, wanted: Wanted, refuse: Refuse) -> _Positioned:
             name: [keys[name]] * len(numbers) if name in keys and name not in seen else column
             for name, column in columns.items()
         }
-        return Piece(part.path, numbers[0], len(numbers), given, numbers=np.array(numbers) if gaps else None)
+        of_path = frozenset(keys) - seen
+        return Piece(part.path, numbers[0], len(numbers), given, False, np.array(numbers) if gaps else None, of_path)
 
     with files.CountedFile(part.path) as raw, files.unpacked(raw) as stream:
         source = _Bytes(stream)

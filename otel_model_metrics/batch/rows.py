@@ -329,16 +329,19 @@ class _Refusals(Refusals):
 
 def column_of(piece: Piece, name: str, as_written: bool = False) -> Column:
     """
-    A column as encoders take it. `as_written` keeps text of CSV as it is, so that the segment 007 is no number.
+    A column as encoders take it. Text of CSV files and of paths means what it looks like; `as_written` keeps it as it
+    is, so that the segment 007 is no number.
     """
     raw = piece.columns[name]
+    text = (piece.text or name in piece.keys) and not as_written
     if isinstance(raw, list):
+        if text:
+            return Coded([None if raw[0] is None else value_of(raw[0])], np.zeros(len(raw), np.int64))
         return raw
     import pyarrow
     from pyarrow import types
 
     kind = raw.type
-    text = piece.text and not as_written
     if types.is_dictionary(kind):
         values = arrow_values(raw.dictionary)
         codes = raw.indices
