@@ -13,7 +13,9 @@ from __future__ import annotations
 import argparse
 import gc
 import json
+import os
 import sqlite3
+import subprocess
 import sys
 import tempfile
 import time
@@ -27,6 +29,8 @@ from pathlib import Path
 import backends
 import numpy as np
 import prometheus_client
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import redis
 from opentelemetry.sdk.metrics import MeterProvider
@@ -43,6 +47,8 @@ COLLECTED = 100_000
 LATE = 4096
 STORED = 50_000
 STORED_AT_ONCE = 5_000
+FILED = 10_000_000
+EVIDENTLY = ("evidently>=0.7", "pandas<3", "pyarrow")  # it does not start with a newer pandas
 PENDING_SEGMENTS = {"country": "DE", "channel": "web"}
 README = Path(__file__).parent.parent / "README.md"
 
@@ -76,6 +82,7 @@ class Line:
     theirs: float | None
     budget: str
     within: bool
+    unit: str = "ns"
 
     def cells(self) -> list[str]:
         theirs = "" if self.theirs is None else f"{self.theirs:,.0f} ns"
@@ -85,7 +92,7 @@ class Line:
             ratio = f"1/{part:.1f}" if part >= 1 else f"{1 / part:.1f}/1"
         return [
             self.what,
-            f"{self.ours:,.0f} ns",
+            f"{self.ours:,.0f} {self.unit}",
             self.peer,
             theirs,
             ratio,
@@ -331,6 +338,159 @@ def plain_redis(url: str, turn: int) -> float:
     return taken
 
 
+def files() -> list[Line]:
+    """A file of 10,000,000 rows, 24 windows and 2 segments, beside group-bys of the same file."""
+    lines = []
+    with tempfile.TemporaryDirectory() as folder:
+        path = f"{folder}/rows.parquet"
+        write_rows(Path(path))
+        for copy in range(3):
+            os.link(path, f"{folder}/more{copy}.parquet")
+        alone, memory = zip(*(timed(EVALUATED, path, 1) for _ in range(5)), strict=True)
+        together, memories = zip(*(timed(EVALUATED, path, 2) for _ in range(5)), strict=True)
+        most_alone, most_together = (min(timed(EVALUATED, folder, n)[0] for _ in range(3)) for n in (1, 2))
+        ours = min(alone) / FILED * 1e9
+        what = "`evaluate`, a row of Parquet, 24 windows, 2 segments"
+        duckdb = "DuckDB, 1 thread, confusion counts by window and"
+        for peer, sets, at_most in (
+            (f"{duckdb} segment", "grouping sets ((w, y, p), (w, country, y, p), (w, channel, y, p))", 1),
+            (f"{duckdb} both segments at once", "all", 1),
+        ):
+            lines += beside(what, ours, peer, at_most, DUCKDB, path, sets)
+        lines += beside(
+            what, ours, "pandas and scikit-learn, f1 by window and segment, of 1,000,000 rows", 1, PANDAS, path
+        )
+        peer = "evidently, f1, precision, recall without windows and segments, of 200,000 rows"
+        lines += beside(what, ours, peer, 1, EVIDENT, path, python=evidently())
+        workers = against("the same with `--workers 2`", min(together) / FILED * 1e9, "one process", ours, 1.6)
+        rows = 4 * FILED
+        more = against(
+            "the same of 40,000,000 rows with `--workers 2`",
+            most_together / rows * 1e9,
+            "one process",
+            most_alone / rows * 1e9,
+            1.6,
+        )
+        lines += [workers, more]
+        for processes, size in ((1, max(memory)), (2, max(memories))):
+            what = f"memory of `evaluate` with {processes} process{'es' if processes > 1 else ''}"
+            lines.append(Line(what, size, "", None, "500 MB", size <= 500, "MB"))
+    return lines
+
+
+def write_rows(path: Path) -> None:
+    """A day of predictions, a million rows at a time."""
+    random, some, writer = np.random.default_rng(0), 1_000_000, None
+    day = 86_400_000_000
+    for part in range(FILED // some):
+        label = random.random(some) < 0.3
+        time = 1_700_006_400_000_000 + np.sort((part + random.random(some)) * day * some / FILED).astype(np.int64)
+        table = pa.table(
+            {
+                "p": label ^ (random.random(some) < 0.1),
+                "y": label,
+                "country": pa.array(random.choice(["DE", "FR", "US", "IT", "ES"], some)),
+                "channel": pa.array(random.choice(["web", "app", "api"], some)),
+                "time": pa.array(time, pa.timestamp("us", tz="UTC")),
+            }
+        )
+        writer = writer or pq.ParquetWriter(path, table.schema)
+        writer.write_table(table)
+    assert writer is not None
+    writer.close()
+
+
+# Programs of their own, so that each begins with nothing in memory: they print seconds.
+
+EVALUATED = """
+import resource, sys, time
+from otel_model_metrics.batch import Job, evaluate
+job = Job("binary", "p", "y", time="time", segments=("country", "channel"))
+begin = time.perf_counter()
+found = evaluate(sys.argv[1], job, workers=int(sys.argv[2]))
+seconds = time.perf_counter() - begin
+assert found.rows % 10_000_000 == 0 < found.rows and 24 == len(found.windows), found
+# Not that of getrusage(), which begins with what the program had that started this one.
+status = dict(line.split(":", 1) for line in open("/proc/self/status"))
+others = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * (int(sys.argv[2]) - 1)
+print(seconds, (int(status["VmHWM"].split()[0]) + others) / 1024)
+"""
+
+DUCKDB = """
+import sys, time
+import duckdb
+connection = duckdb.connect()
+connection.execute("set threads = 1")
+connection.execute("set enable_progress_bar = false")
+begin = time.perf_counter()
+counts = "select date_trunc('hour', time) w, country, channel, y, p, count(*) from read_parquet(?) group by "
+rows = connection.execute(counts + sys.argv[2], [sys.argv[1]]).fetchall()
+seconds = time.perf_counter() - begin
+assert len(rows) in (24 * 4 * (1 + 5 + 3), 24 * 4 * 5 * 3), len(rows)
+print(seconds, 0)
+"""
+
+PANDAS = """
+import sys, time
+import pandas, pyarrow.parquet
+from sklearn.metrics import precision_recall_fscore_support
+begin = time.perf_counter()
+rows = pyarrow.parquet.ParquetFile(sys.argv[1]).read_row_group(0).to_pandas()
+for keys in (["w"], ["w", "country"], ["w", "channel"]):
+    for _, one in rows.assign(w=rows["time"].dt.floor("h")).groupby(keys):
+        precision_recall_fscore_support(one["y"], one["p"], average="binary", zero_division=0)
+print((time.perf_counter() - begin) * 10_000_000 / len(rows), 0)
+"""
+
+EVIDENT = """
+import sys, time, warnings
+warnings.simplefilter("ignore")
+import pyarrow.parquet
+from evidently import BinaryClassification, DataDefinition, Dataset, Report
+from evidently.metrics import F1Score, Precision, Recall
+begin = time.perf_counter()
+batches = pyarrow.parquet.ParquetFile(sys.argv[1]).iter_batches(200_000, columns=["p", "y"])
+rows = next(batches).to_pandas().astype(int)
+definition = DataDefinition(classification=[BinaryClassification(target="y", prediction_labels="p")])
+Report([F1Score(), Precision(), Recall()]).run(Dataset.from_pandas(rows, definition), None).dict()
+print((time.perf_counter() - begin) * 10_000_000 / len(rows), 0)
+"""
+
+
+def timed(program: str, *arguments: object, python: str = sys.executable) -> tuple[float, float]:
+    """Seconds and MB that a program says it took."""
+    done = subprocess.run([python, "-c", program, *map(str, arguments)], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise ModuleNotFoundError((done.stderr.strip() or "it said nothing").splitlines()[-1])
+    seconds, size = map(float, done.stdout.splitlines()[-1].split())
+    return seconds, size
+
+
+def beside(
+    what: str, ours: float, peer: str, at_most: float, program: str, *arguments: object, python: str = sys.executable
+) -> list[Line]:
+    """A peer in a program of its own; no line, but the reason, where it does not run here."""
+    try:
+        theirs = min(timed(program, *arguments, python=python)[0] for _ in range(3))
+    except (OSError, ModuleNotFoundError) as reason:
+        print(f"    without {peer.partition(',')[0]}: {reason}", file=sys.stderr)
+        return []
+    return [against(what, ours, peer, theirs / FILED * 1e9, at_most)]
+
+
+def evidently() -> str:
+    """The interpreter of an environment of its own, which is made if there is none."""
+    place = README.parent / ".cache" / "evidently"
+    python = place / "bin" / "python"
+    if not (place / "installed").exists():
+        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "check": False}
+        subprocess.run([sys.executable, "-m", "venv", "--clear", "--without-pip", place], **quiet)
+        install = [sys.executable, "-m", "pip", "--python", python, "install", "--disable-pip-version-check"]
+        if not subprocess.run([*install, *EVIDENTLY], **quiet).returncode:
+            (place / "installed").touch()
+    return str(python)
+
+
 def pending() -> float:
     """Bytes of each of a million predictions that wait, with an id of 36 characters, a score and two segments."""
     monitor = monitor_of("pending", capacity=1_000_000)
@@ -363,7 +523,7 @@ def main() -> int:
     parser.add_argument("--readme", action="store_true", help="write the table into README.md")
     arguments = parser.parse_args()
     lines: list[Line] = []
-    measures = (record_calls, batches, collections, late_labels, stores)
+    measures = (record_calls, batches, collections, late_labels, stores, files)
     for step, measure in enumerate(measures, start=1):
         print(f"[{step}/{len(measures) + 1}] {measure.__doc__}", file=sys.stderr, flush=True)
         lines += measure()
