@@ -70,3 +70,7 @@ def gone(part: Any) -> None:
 
 def wrong(part: Any) -> None:
     raise KeyError("no such thing")
+
+
+def without_memory_here(argument: dict[str, Any], told: Any) -> None:
+    raise MemoryError("9 EiB")

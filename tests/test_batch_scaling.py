@@ -25,7 +25,18 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from batch_worker import SECONDS, faulty, gone, killed, modules, refusing, unsendable, without_memory, wrong
+from batch_worker import (
+    SECONDS,
+    faulty,
+    gone,
+    killed,
+    modules,
+    refusing,
+    unsendable,
+    without_memory,
+    without_memory_here,
+    wrong,
+)
 from dask import config
 from test_batch_evaluation import as_jsonl, as_parquet, job_of, numbers, some_parts, table_of
 from test_oracles import SCENARIOS
@@ -37,6 +48,7 @@ from otel_model_metrics.batch.merging import Tree
 from otel_model_metrics.batch.processes import Processes, WorkerError
 from otel_model_metrics.batch.reading import Part, parts_of
 from otel_model_metrics.batch.statistics import Kept
+from otel_model_metrics.cells import arrow_numbers
 from otel_model_metrics.files import InputError
 
 # Merging
@@ -751,3 +763,60 @@ def approximately(values: Any) -> Any:
     if isinstance(values, list):
         return [approximately(value) for value in values]
     return pytest.approx(values, rel=1e-9, abs=1e-12) if isinstance(values, float) else values
+
+
+# What made one process slow
+
+
+@pytest.mark.parametrize("start", [0, 1, 7, 8, 13])
+@pytest.mark.parametrize("kind", ["bool", "int8", "uint16", "int64", "float16", "float32", "float64"])
+def test_numbers_of_pyarrow_are_taken_as_they_are(kind, start):
+    """
+    Also of a slice, which begins within a byte of truths, and with something in place of what is missing.
+    """
+    values: list[Any] = [number % 3 == 0 if kind == "bool" else number * 2 for number in range(40)]
+    some = [None if number % 5 == 0 else value for number, value in enumerate(values)]
+    dtype = pa.from_numpy_dtype(np.dtype(kind))
+
+    whole = arrow_numbers(pa.array(values, dtype)[start:39])
+    gaps = arrow_numbers(pa.array(some, dtype)[start:39], 1)
+
+    assert (np.dtype(kind), values[start:39]) == (whole.dtype, whole.tolist())
+    assert (np.dtype(kind), [1 if one is None else one for one in some[start:39]]) == (gaps.dtype, gaps.tolist())
+    assert np.dtype(kind) == arrow_numbers(pa.array([], dtype)).dtype
+
+
+def test_pandas_is_not_imported_to_read_columns(tmp_path):
+    """
+    As pyarrow does to hand over numbers, where there is one: half a second in each process.
+    """
+    table = pa.table(
+        {
+            "prediction": [True, None, False, True],
+            "label": pa.array([1, 0, None, 1]),
+            "score": [0.5, None, 0.25, 1.0],
+            "time": pa.array([1, None, 3, 4], pa.timestamp("ms", tz="UTC")),
+            "country": ["DE", None, "FR", "FR"],
+        }
+    )
+    path = as_parquet(table, tmp_path / "rows")
+    script = f"""
+import sys
+from otel_model_metrics.batch import Job, evaluate
+job = Job("binary", "prediction", score="score", time="time", segments=("country",))
+print(evaluate({str(path)!r}, job).rows, "pandas" in sys.modules)
+"""
+
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
+
+    assert ("4 False\n", "") == (done.stdout, done.stderr)
+
+
+def test_a_part_for_which_this_process_has_no_memory_is_named(tmp_path):
+    """
+    As that of another one is.
+    """
+    with pytest.raises(WorkerError) as raised:
+        run(without_memory_here, tmp_path, workers=1)
+
+    assert "There is not enough memory for part 0." == str(raised.value)
