@@ -491,14 +491,18 @@ def test_workers_change_nothing(tmp_path, monkeypatch):
     Each opens the same files of labels, and what they used is put together.
     """
     monkeypatch.setattr("otel_model_metrics.batch.reading.PART_ROWS", 100)
+    monkeypatch.setattr("otel_model_metrics.batch.reading.PIECE_ROWS", 30)
     predictions, given = frames("regression")
+    predictions["part"] = [f"{row % 5}" for row in range(400)]
+    predictions = pd.concat([pd.DataFrame({"prediction": [1.0], "part": ["0"]}), predictions] * 2)
     paths = save(predictions, tmp_path / "p.parquet"), save(pd.concat([given, given[:50]]), tmp_path / "l.jsonl")
-    job = Job("regression", "prediction", id="id")
+    job = Job("regression", "prediction", id="id", segments=("part",), max_segment_values=2)
 
     alone = evaluate(paths[0], job, labels=paths[1])
     together = evaluate(paths[0], job, labels=paths[1], workers=2)
 
-    assert (300, 50) == (alone.labels["matched"], alone.labels["duplicate"])
+    assert (300, 100, 50) == tuple(alone.labels[what] for what in ("matched", "unmatched", "duplicate"))
+    assert (600, 2) == (alone.overall.rows, alone.statistics.without_id)
     assert alone.to_dict() == together.to_dict()
 
 
