@@ -218,7 +218,7 @@ def test_what_became_of_labels_in_other_files_is_counted():
     table = pq.read_table("rows.parquet")
     table = table.append_column("id", pa.array(range(table.num_rows)))
     pq.write_table(table.drop_columns("label"), "rows.parquet")
-    pq.write_table(pa.table({"id": [*range(5, 30), 29, 10_000], "label": [0] * 26 + [1]}), "labels.parquet")
+    pq.write_table(pa.table({"id": [*range(5, 30), 29, 10_000, 31], "label": [0] * 26 + [1, None]}), "labels.parquet")
 
     evaluation = evaluate("rows.parquet", job(id="id"), labels="labels.parquet")
     found = {family.name: family for family in points(evaluation).families}
@@ -229,6 +229,7 @@ def test_what_became_of_labels_in_other_files_is_counted():
     assert [0.0, 25.0] == counted["matched"]
     assert [0.0, 1.0] == counted["unmatched"]
     assert [0.0, 1.0] == counted["duplicate"]
+    assert "unlabelled" not in counted  # which is said of predictions
 
 
 def test_points_need_a_time():

@@ -28,6 +28,8 @@ Floats = NDArray[np.float64]
 # The finest difference of times that a Prometheus-like store can tell.
 _AFTER = 1_000
 
+_OUTCOMES = frozenset(outcome.value for outcome in LabelOutcome)  # rows of label files without a label have none
+
 
 @dataclass(frozen=True)
 class TimeSeries:
@@ -219,7 +221,7 @@ def _counts(evaluation: Evaluation, course: _Course) -> dict[str, list[TimeSerie
 
     counts = {
         catalog.LABELS: {
-            **{outcome: at_the_end(count) for outcome, count in evaluation.labels.items()},
+            **{outcome: at_the_end(count) for outcome, count in evaluation.labels.items() if outcome in _OUTCOMES},
             LabelOutcome.MATCHED.value: course.labelled[:, 0].astype(np.float64),
         },
         catalog.REJECTED: {reason: at_the_end(count) for reason, count in evaluation.rejected.items()},
