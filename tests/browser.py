@@ -20,11 +20,12 @@ _SECONDS = 60.0  # a machine that does much else may be slow
 
 
 class Page:
-    """One tab. `events` are all that it told, in order."""
+    """One tab. `events` are all that it told, in order; `width` is that of its window."""
 
-    def __init__(self, process: subprocess.Popen[bytes], write: int, read: int, log: Path) -> None:
+    def __init__(self, write: int, read: int, log: Path) -> None:
         self.events: list[dict[str, Any]] = []
-        self._process, self._write, self._read, self._log = process, write, read, log
+        self.width = 0
+        self._write, self._read, self._log = write, read, log
         self._session: str | None = None
         self._last = 0
         self._answers: dict[int, dict[str, Any]] = {}
@@ -55,6 +56,7 @@ class Page:
             "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 600
         )
         self.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
+        self.width = width
         self.events.clear()
         self.call("Page.navigate", url=path.as_uri())
         deadline = time.monotonic() + _SECONDS
@@ -115,7 +117,7 @@ def chromium(folder: Path) -> Iterator[Page]:
     os.close(to_browser[0])
     os.close(of_browser[1])
     try:
-        yield Page(process, to_browser[1], of_browser[0], log)
+        yield Page(to_browser[1], of_browser[0], log)
     finally:
         os.close(to_browser[1])  # which ends it
         try:
