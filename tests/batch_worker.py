@@ -29,12 +29,12 @@ def elsewhere(argument: dict[str, Any], told: Any) -> bool:
 
 
 def modules(argument: dict[str, Any], told: Any) -> list[str]:
+    print("this is no result", file=sys.stderr if os.getpid() == argument["parent"] else sys.stdout, flush=True)
     return sorted({name.split(".")[0] for name in sys.modules}) if elsewhere(argument, told) else []
 
 
 def killed(argument: dict[str, Any], told: Any) -> None:
     if elsewhere(argument, told):
-        print("this is no result", flush=True)
         os.kill(os.getpid(), signal.SIGKILL)
 
 

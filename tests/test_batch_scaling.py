@@ -42,7 +42,7 @@ from test_batch_evaluation import as_jsonl, as_parquet, job_of, numbers, some_pa
 from test_oracles import SCENARIOS
 
 from otel_model_metrics import catalog
-from otel_model_metrics.batch import Evaluation, Job, Statistics, cluster, evaluate, merged, running
+from otel_model_metrics.batch import Evaluation, Job, Statistics, cluster, container, evaluate, merged, reading, running
 from otel_model_metrics.batch.labels import Labels
 from otel_model_metrics.batch.merging import Tree
 from otel_model_metrics.batch.processes import Processes, WorkerError
@@ -264,13 +264,18 @@ with Processes() as processes:
     processes.start(2)
     processes.run(batch_worker.endless, [given] * 3, print)
 """
-    program = subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.PIPE, text=True)
+    program = subprocess.Popen(
+        [sys.executable, "-c", script], stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
     end = time.monotonic() + SECONDS
     while len(list(tmp_path.iterdir())) < 2 and time.monotonic() < end:
         time.sleep(0.01)
     workers = [Path("/proc", path.name) for path in tmp_path.iterdir()]
 
-    os.kill(program.pid, fault)
+    if fault == signal.SIGINT:  # a terminal sends it to the whole group of processes
+        os.killpg(program.pid, fault)
+    else:
+        os.kill(program.pid, fault)
     said = program.communicate(timeout=SECONDS)[1]
 
     end = time.monotonic() + SECONDS / 4
@@ -366,6 +371,37 @@ def test_bytes_are_smaller_than_the_memory_they_stand_for():
     statistics = Statistics.of_table(Job("binary", "prediction", time="time", segments=("country",)), frame)
 
     assert len(statistics.to_bytes()) < sum(values.nbytes for values in statistics.sums.values()) / 5
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.array([-300, 5]),
+        np.array([-1, 255], np.int16),
+        np.array([0, 2**64 - 1], np.uint64),
+        np.array([-(2**63), 2**63 - 1]),
+        np.array([[True], [False]]),
+        np.array([np.nan, -0.0, np.inf], np.float32),
+        np.arange(6, dtype=">i4").reshape(2, 3).T,
+        np.zeros((0, 3), np.int64),
+        np.array(7, np.int8),
+    ],
+    ids=str,
+)
+def test_arrays_come_back_with_their_type_and_shape(array):
+    """
+    However narrow they were held, and in the byte order of most machines.
+    """
+    header, arrays = container.unpacked(container.packed({"a": "\ud83d"}, {"array": array}))
+
+    little = array.astype(array.dtype.newbyteorder("<"))
+    assert {"a": "\ud83d"} == header
+    assert (little.dtype, little.shape, little.tobytes()) == (
+        arrays["array"].dtype,
+        arrays["array"].shape,
+        arrays["array"].tobytes(),
+    )
+    assert arrays["array"].flags.writeable
 
 
 def test_what_is_no_statistics_is_refused(tmp_path, monkeypatch):
@@ -465,10 +501,11 @@ def test_a_table_has_the_statistics_of_the_same_rows_in_a_file(tmp_path, task, f
     assert everything(expected) == everything(found)
 
 
-def test_columns_of_mixed_values_are_understood_as_in_jsonl():
+def test_columns_of_mixed_values_are_understood_as_in_jsonl(monkeypatch):
     """
-    Which pandas can hold, but no format of columns.
+    Which pandas can hold, but no format of columns. In several pieces, too.
     """
+    monkeypatch.setattr(reading, "PIECE_ROWS", 3)
     frame = pd.DataFrame({"prediction": [1, "yes", True, None], "label": [True, 0, 1, False], "other": [1, 2, 3, 4]})
     job = Job("binary", "prediction")
 
