@@ -145,8 +145,8 @@ def evaluate(
     """
     Evaluate files of predictions and labels: Parquet, CSV, JSONL or Arrow files, folders or patterns.
 
-    Exits with 0; 1 if points were refused; 2 if nothing could be evaluated; with --now 3 if an objective is missed
-    with confidence.
+    Exits with 0; 1 if points were refused; 2 if nothing could be evaluated, or with --now an objective has no value;
+    with --now 3 if an objective is missed with confidence.
     """
     from otel_model_metrics.batch import running
     from otel_model_metrics.batch.job import Job
@@ -189,9 +189,15 @@ def evaluate(
     if not found.predictions:
         click.echo("Nothing could be evaluated.", err=True)
         sys.exit(NOTHING)
+    if now and (unjudged := found.unjudged()):
+        click.echo(f"Not judged, for without labelled rows they have no value: {', '.join(unjudged)}.", err=True)
     span = (max(began, time.time() - _LONGEST), time.time()) if now else None
     arrived = outputs.deliver(found, files, span)
-    sys.exit(MISSED if now and found.missed() else 0 if arrived else REFUSED)
+    if now and found.missed():
+        sys.exit(MISSED)
+    if now and found.unjudged():
+        sys.exit(NOTHING)
+    sys.exit(0 if arrived else REFUSED)
 
 
 def _size_of(files: Sequence[str]) -> int:

@@ -122,12 +122,13 @@ class Outputs:
     def _send(self, found: Points, resource: Any, span: Span | None) -> bool:
         from otel_model_metrics.batch import sending
         from otel_model_metrics.batch.evaluation import iso
+        from otel_model_metrics.batch.identity import INSTANCE_ID
 
         with bar(found.count, "points") as progress:
             sent = sending.send(found, resource, endpoint=self.endpoint, protocol=self.protocol, progress=progress)
         until = "" if span is not None or sent.until is None else f", all windows until {iso(sent.until)}"
         if sent.refusal is None:
-            self._say(f"Sent {sent.points:,} points{until}.")
+            self._say(f"Sent {sent.points:,} points{until}, as {resource.attributes[INSTANCE_ID]}.")
             if note := sending.note(found):
                 self._say(f"Note: {note}")
             return True

@@ -311,7 +311,7 @@ def test_a_second_run_sends_the_same_bytes():
 
     half = len(receiver.requests) // 2
     assert receiver.requests[:half] == receiver.requests[half:]
-    assert instance_of(["a", "b"], job()) == instance_of([Path("b"), "a"], job()) != instance_of(["a"], job())
+    assert instance_of(["a", "b"], job()) == instance_of([Path("b"), "./a"], job()) != instance_of(["a"], job())
 
 
 def test_who_sends_can_be_said(monkeypatch):
@@ -341,7 +341,9 @@ REFUSALS = [
         id="other values",
     ),
     pytest.param(404, b"404 page not found", "Is that an OTLP receiver?", id="no receiver"),
-    pytest.param(403, b"who are you", "Is the receiver running, and is --endpoint", id="anything else"),
+    pytest.param(400, b"unsupported path requested", "http://localhost:8428/opentelemetry", id="wrong address"),
+    pytest.param(403, b"who are you", "see OTEL_EXPORTER_OTLP_HEADERS for who we are", id="not us"),
+    pytest.param(400, b"no", "Is the receiver running, and is --endpoint", id="anything else"),
 ]
 
 

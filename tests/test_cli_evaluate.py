@@ -416,3 +416,17 @@ def test_a_worker_that_is_gone_is_told_without_a_traceback(monkeypatch):
 
     assert 1 == result.exit_code
     assert "Error: A process that read rows.parquet was killed.\n" == result.stderr
+
+
+def test_a_gate_that_could_not_judge_does_not_let_pass():
+    """
+    Such as with the labels of another day: there is a row, but nothing that tells of the objective.
+    """
+    columns = rows()
+    columns["label"] = pa.nulls(240, pa.int64())
+    parquet("rows.parquet", **columns)
+
+    result = evaluate("rows.parquet", *BINARY, "--now", "--objective", "f1=0.5")
+
+    assert 2 == result.exit_code
+    assert "Not judged, for without labelled rows they have no value: f1." in result.stderr

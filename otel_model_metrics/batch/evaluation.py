@@ -145,6 +145,22 @@ class Evaluation:
                 found.append(Missed(name, objective, value, low if low > objective else high))
         return found
 
+    def unjudged(self) -> list[str]:
+        """The objectives whose metric has no value, such as for want of labels."""
+        names = []
+        for name, (attributes, _) in zip(
+            self.job.selection.objectives, objective_series(self.job.selection), strict=True
+        ):
+            metric = attributes.pop(catalog.METRIC)
+            variant = tuple(attributes.items())
+            if not any(
+                math.isfinite(one.values[0])
+                for one in self.overall.series
+                if one.name == metric and one.variant == variant
+            ):
+                names.append(name)
+        return names
+
     def to_dict(self) -> dict[str, Any]:
         """
         Everything as plain data fit for JSON.

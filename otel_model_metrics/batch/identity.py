@@ -5,6 +5,7 @@ Who an evaluation says it is: the same files of the same model are the same seri
 from __future__ import annotations
 
 import json
+import os
 import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -26,7 +27,7 @@ def instance_of(files: Sequence[str | Path], job: Job) -> str:
     >>> instance_of(["june.csv"], Job("binary", "predicted", model="fraud"))
     '3b0b5cad-3ad5-56e7-9e03-e72a900496d5'
     """
-    known = [sorted(map(str, files)), job.model, job.version]
+    known = [sorted(os.path.normpath(file) for file in files), job.model, job.version]
     return str(uuid.uuid5(_NAMESPACE, json.dumps(known)))
 
 

@@ -229,9 +229,12 @@ def _advice(refusal: str, points: Points) -> str:
             "out_of_order_time_window), or write them with --openmetrics FILE and load them with "
             "promtool tsdb create-blocks-from openmetrics FILE DATA_DIRECTORY."
         )
-    if "404" in said or "unimplemented" in said:
+    if any(words in said for words in ("404", "unimplemented", "unsupported path")):
         return (
             "Is that an OTLP receiver? --endpoint is its address, such as http://localhost:4318; /v1/metrics is "
-            "appended. Prometheus needs --web.enable-otlp-receiver and http://localhost:9090/api/v1/otlp."
+            "appended. Prometheus needs --web.enable-otlp-receiver and http://localhost:9090/api/v1/otlp; "
+            "VictoriaMetrics -opentelemetry.usePrometheusNaming and http://localhost:8428/opentelemetry."
         )
+    if any(code in said for code in ("401", "403", "429", "503")):
+        return "It is there, but not for us now: see OTEL_EXPORTER_OTLP_HEADERS for who we are, or run it again later."
     return "Is the receiver running, and is --endpoint (OTEL_EXPORTER_OTLP_ENDPOINT) its address?"
