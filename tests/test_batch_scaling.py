@@ -726,6 +726,27 @@ def test_a_worker_that_dies_ends_the_run_and_names_its_part(tmp_path, dask):
     assert str(raised.value).startswith(f"Workers of the Dask cluster died while reading {tmp_path}, rows 1")
 
 
+def test_a_frame_instead_of_files_is_shown_the_way():
+    """
+    Rather than its columns being taken for files.
+    """
+    with pytest.raises(TypeError, match=r"files must be names of files, got DataFrame\. Of data in memory, Statistics"):
+        evaluate(pd.DataFrame({"prediction": [True]}), job_of("binary"))
+
+
+def test_an_evaluation_is_short_when_printed(spark_rows):
+    """
+    However many windows it has.
+    """
+    path, job, _ = spark_rows
+    evaluation = evaluate(path, job)
+
+    assert f"<Evaluation of 'model' 'unversioned': {evaluation.rows} rows, {evaluation.rows} with a label, " in repr(
+        evaluation
+    )
+    assert len(repr(evaluation)) < 100
+
+
 # Spark, as README shows it
 
 

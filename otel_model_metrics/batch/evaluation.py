@@ -47,7 +47,7 @@ class Missed:
     bound: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Evaluation:
     """
     The values of all metrics of a job.
@@ -108,6 +108,13 @@ class Evaluation:
             crowded,
             {} if labels is None else labels.counts(statistics.used),
             statistics,
+        )
+
+    def __repr__(self) -> str:
+        """Short, for there may be thousands of windows."""
+        return (
+            f"<Evaluation of {self.overall.model!r} {self.overall.version!r}: {self.rows:,} rows, "
+            f"{self.overall.rows:,} with a label, {len(self.windows):,} windows>"
         )
 
     def missed(self) -> list[Missed]:

@@ -68,6 +68,11 @@ def evaluate(
     positive_int(workers, "workers")
     if dask is not None and workers != 1:
         raise InputError("Either processes of this machine compute, workers=, or a cluster, dask=; not both.")
+    if not isinstance(files, (str, Path, Sequence)):
+        raise TypeError(
+            f"files must be names of files, got {type(files).__name__}. Of data in memory, "
+            "Statistics.of_table(job, data) are the statistics, and Evaluation.of(...) of these is the evaluation."
+        )
     named = [files] if isinstance(files, (str, Path)) else list(files)
     with Processes(("pyarrow.parquet", __name__)) as processes:
         # The first one starts while files are looked at: starting takes as long as reading some million rows.
