@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from otel_model_metrics.catalog import TASKS
 from otel_model_metrics.evaluate_outputs import Outputs, bar
@@ -177,6 +178,9 @@ def evaluate(
         job = Job(**chosen, positive=_value(positive), classes=tuple(map(_value, classes)) or None, k=ks or None)
     except (ValueError, TypeError) as error:
         raise click.UsageError(str(error)) from error
+    context = click.get_current_context()
+    if job.time is None and not now and context.get_parameter_source("every") is not ParameterSource.DEFAULT:
+        raise click.UsageError("--every is the length of a window of time: name the column of times with --time.")
     outputs.check(job)
     try:
         with bar(_size_of((*files, *labels)), "rows") as progress:

@@ -430,3 +430,36 @@ def test_a_gate_that_could_not_judge_does_not_let_pass():
 
     assert 2 == result.exit_code
     assert "Not judged, for without labelled rows they have no value: f1." in result.stderr
+
+
+def test_windows_need_times():
+    """
+    A length that would have no effect is a mistake.
+    """
+    parquet("rows.parquet", **rows())
+
+    result = evaluate("rows.parquet", *BINARY, "--every", "1d")
+
+    assert 2 == result.exit_code
+    assert "--every is the length of a window of time: name the column of times with --time." in result.stderr
+
+
+def test_the_newest_windows_are_seen_on_a_narrow_terminal():
+    """
+    The course of a metric is cut at its beginning.
+    """
+    columns = rows()
+    columns["at"] = np.arange(240) * 1800.0
+    columns["predicted"] = np.where(np.arange(240) < 200, columns["label"], 1 - columns["label"])
+    parquet("rows.parquet", **columns)
+
+    wide, narrow = (
+        CliRunner().invoke(
+            group, ["evaluate", "rows.parquet", *BINARY, "--time", "at", "--every", "5h"], env={"COLUMNS": columns}
+        )
+        for columns in ("160", "80")
+    )
+
+    for result in (wide, narrow):
+        (line,) = [line for line in result.output.splitlines() if line.lstrip().startswith("accuracy")]
+        assert line.rstrip().endswith("█▁▁▁▁")

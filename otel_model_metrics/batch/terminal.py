@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 _BARS = "▁▂▃▄▅▆▇█"
-_MOST_BARS = 48
+_MOST_BARS, _FEWEST_BARS = 48, 8
+_BESIDE_BARS = 62  # columns of the terminal that the rest of a line takes
 _MOST_WINDOWS = 48
 
 
@@ -36,7 +37,7 @@ def show(evaluation: Evaluation, console: Console) -> None:
     title += f"{evaluation.predictions:,} usable, {overall.rows:,} with a label"
     console.print(Text(title, style="bold"))
     if overall.rows:
-        console.print(_overall(evaluation))
+        console.print(_overall(evaluation, min(_MOST_BARS, max(_FEWEST_BARS, console.width - _BESIDE_BARS))))
         if any(segment is not None for segment in overall.segments):
             console.print(_segments(evaluation))
         if evaluation.windows:
@@ -94,11 +95,11 @@ def _table(title: str, columns: Iterable[tuple[str, Any]]) -> Table:
 
     table = Table(title=title, title_justify="left", box=SIMPLE, pad_edge=False)
     for name, justify in columns:
-        table.add_column(name, justify=justify, no_wrap=justify == "right")
+        table.add_column(name, justify=justify, no_wrap=True)
     return table
 
 
-def _overall(evaluation: Evaluation) -> Table:
+def _overall(evaluation: Evaluation, bars: int) -> Table:
     overall = evaluation.overall
     columns = [("metric", "left"), ("value", "right"), ("95 %", "right"), ("objective", "right")]
     columns += [("windows", "left")] if evaluation.windows else []
@@ -115,9 +116,7 @@ def _overall(evaluation: Evaluation) -> Table:
         row = [_label(series), _number(float(series.values[0])), between]
         row.append("" if objective is None else _number(objective))
         if evaluation.windows:
-            row.append(
-                sparkline([_of(window.snapshot, series.name, series) for window in evaluation.windows[-_MOST_BARS:]])
-            )
+            row.append(sparkline([_of(window.snapshot, series.name, series) for window in evaluation.windows[-bars:]]))
         table.add_row(*row)
     return table
 
