@@ -134,20 +134,24 @@ def _from_config(context: click.Context, parameter: click.Parameter, value: Path
     help="All rows are one window, whatever --time says, and --otlp sends it as that of this moment; "
     "exit with 3 if an objective is missed with confidence.",
 )
+@click.option(
+    "--min-rows", type=_COUNT, default=1, show_default=True, help="Labelled rows that --now needs to pass judgement."
+)
 def evaluate(
     files: tuple[str, ...],
     labels: tuple[str, ...],
     workers: int,
     dask: str | None,
     now: bool,
+    min_rows: int,
     positive: str | None,
     **chosen: Any,
 ) -> None:
     """
     Evaluate files of predictions and labels: Parquet, CSV, JSONL or Arrow files, folders or patterns.
 
-    Exits with 0; 1 if points were refused; 2 if nothing could be evaluated, or with --now an objective has no value;
-    with --now 3 if an objective is missed with confidence.
+    Exits with 0; 1 if points were refused; 2 if nothing could be evaluated; with --now also 2 if an objective could not
+    be judged, and 3 if one is missed with confidence.
     """
     from otel_model_metrics.batch import running
     from otel_model_metrics.batch.job import Job
@@ -193,14 +197,19 @@ def evaluate(
     if not found.predictions:
         click.echo("Nothing could be evaluated.", err=True)
         sys.exit(NOTHING)
-    if now and (unjudged := found.unjudged()):
-        click.echo(f"Not judged, for without labelled rows they have no value: {', '.join(unjudged)}.", err=True)
+    unjudged: list[str] = []
+    if now:
+        unjudged = found.unjudged() if found.overall.rows >= min_rows else list(job.selection.objectives)
+    if unjudged:
+        click.echo(
+            f"Not judged, for want of labelled rows: {', '.join(unjudged)}. There are {found.overall.rows:,}.", err=True
+        )
     span = (max(began, time.time() - _LONGEST), time.time()) if now else None
     arrived = outputs.deliver(found, files, span)
+    if unjudged:
+        sys.exit(NOTHING)
     if now and found.missed():
         sys.exit(MISSED)
-    if now and found.unjudged():
-        sys.exit(NOTHING)
     sys.exit(0 if arrived else REFUSED)
 
 

@@ -429,7 +429,23 @@ def test_a_gate_that_could_not_judge_does_not_let_pass():
     result = evaluate("rows.parquet", *BINARY, "--now", "--objective", "f1=0.5")
 
     assert 2 == result.exit_code
-    assert "Not judged, for without labelled rows they have no value: f1." in result.stderr
+    assert "Not judged, for want of labelled rows: f1. There are 0." in result.stderr
+
+
+def test_a_gate_may_ask_for_rows():
+    """
+    A verdict on a few labels of many predictions is none, whichever way it goes.
+    """
+    parquet("rows.parquet", **rows())
+    gate = ("rows.parquet", *BINARY, "--now", "--objective")
+
+    codes = {
+        (level, least): evaluate(*gate, f"accuracy={level}", "--min-rows", least).exit_code
+        for level in ("0.5", "0.99")
+        for least in ("240", "241")
+    }
+
+    assert {("0.5", "240"): 0, ("0.5", "241"): 2, ("0.99", "240"): 3, ("0.99", "241"): 2} == codes
 
 
 def test_windows_need_times():
