@@ -88,6 +88,7 @@ def _from_config(context: click.Context, parameter: click.Parameter, value: Path
     help="Column of the probabilities; for multiclass again for each --class.",
 )
 @click.option("--id", metavar="COLUMN", help="Column of the ids, in files of predictions and of --labels.")
+@click.option("--label-id", metavar="COLUMN", help="Its name in the files of --labels, if it is another.")
 @click.option(
     "--labels", metavar="FILE", multiple=True, help="File of labels, if they are not in those of the predictions."
 )

@@ -479,3 +479,22 @@ def test_the_newest_windows_are_seen_on_a_narrow_terminal():
     for result in (wide, narrow):
         (line,) = [line for line in result.output.splitlines() if line.lstrip().startswith("accuracy")]
         assert line.rstrip().endswith("█▁▁▁▁")
+
+
+def test_the_column_of_ids_may_have_another_name_in_files_of_labels():
+    """
+    And is asked for by its own option.
+    """
+    columns = rows()
+    label = columns.pop("label")
+    parquet("rows.parquet", id=list(range(240)), **columns)
+    parquet("labels.parquet", customer=list(range(240)), label=label)
+    options = ("rows.parquet", *BINARY, "--labels", "labels.parquet", "--id", "id", "--label-id")
+
+    data = evaluated(*options, "customer")
+    result = evaluate(*options, "custoner")
+
+    assert 240 == data["labels"]["matched"]
+    assert 2 == result.exit_code
+    assert "did you mean 'customer'" in result.stderr
+    assert "--label-id" in result.stderr

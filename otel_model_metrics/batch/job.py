@@ -43,6 +43,7 @@ class Job:
         task: ``binary``, ``multiclass``, ``regression`` or ``ranking``.
         prediction, label: Names of the columns. Without a prediction, scores are turned into predictions.
         id: Column of the ids, if labels are in files of their own: of these files, and of those of the predictions.
+        label_id: Its name in the files of the labels, if it is another.
         model, version: Exported as ``ml.model.name`` and ``ml.model.version``.
         score: Column of the probabilities; for multiclass one column for each of `classes`, or one of lists.
         time: Column of the times; without it, all rows are one window.
@@ -87,14 +88,17 @@ class Job:
     exact_rows: int = EXACT_ROWS
     delimiter: str = ","
     id: str | None = None
+    label_id: str | None = None
 
     def __post_init__(self) -> None:
         if self.task not in catalog.TASKS:
             raise ValueError(f"task must be one of {', '.join(catalog.TASKS)}, got {self.task!r}.")
         for name in ("model", "version", "label"):
             text(getattr(self, name), name)
-        if self.id is not None and text(self.id, "id") == self.label:
-            raise ValueError(f"id and label must be different columns, got {self.id!r} for both.")
+        if self.label_id is not None and self.id is None:
+            raise ValueError("label_id is what id is called in files of labels, so there must be id too.")
+        if self.id is not None and text(self.label_id or self.id, "id") == self.label:
+            raise ValueError(f"id and label must be different columns, got {self.label!r} for both.")
         if self.prediction is None and (self.score is None or self.task not in ("binary", "multiclass")):
             raise ValueError(
                 "A job needs the column of the predictions, prediction=; "
@@ -169,7 +173,13 @@ class Job:
     def wanted_of_labels(self) -> Wanted:
         """Which columns of a file of labels are read; for a job with an `id`."""
         coded = frozenset({self.label} if self.task in ("binary", "multiclass") else ())
-        return Wanted({"id": (str(self.id),), "label": (self.label,)}, coded, self.delimiter)
+        options = {"id" if self.label_id is None else "label-id": (self.id_of_labels,), "label": (self.label,)}
+        return Wanted(options, coded, self.delimiter)
+
+    @property
+    def id_of_labels(self) -> str:
+        """Column of the ids in files of labels; for a job with an `id`."""
+        return str(self.label_id or self.id)
 
     @cached_property
     def fingerprint(self) -> dict[str, str]:
@@ -184,6 +194,7 @@ class Job:
             "prediction": self.prediction,
             "label": self.label,
             "id": self.id,
+            "label_id": self.label_id,
             "score": self.scores,
             "time": self.time,
             "every": windows,

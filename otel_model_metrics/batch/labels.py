@@ -211,9 +211,8 @@ class _Sorting:
 
     def _records(self, piece: Piece) -> NDArray[np.uint64]:
         """Digest, label and source of each row that has them, shape ``(4, n)``."""
-        assert self._job.id is not None
-        raw = piece.columns[self._job.id]
-        ids = ids_of(raw, piece.text, f"{piece.path}: column {self._job.id!r}")
+        raw = piece.columns[self._job.id_of_labels]
+        ids = ids_of(raw, piece.text, f"{piece.path}: column {self._job.id_of_labels!r}")
         words = self._words(column_of(piece, self._job.label))
         too_deep = words == _TOO_DEEP
         rejected = ~ids.usable | too_deep
