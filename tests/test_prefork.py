@@ -446,7 +446,7 @@ def test_the_last_export_is_not_repeated_where_it_failed():
         def shutdown(self, timeout_millis):
             print("shutdown")
 
-    own = otlp._exporter
+    own = otlp.exporter_of
 
     def make(*arguments):
         endpoint, exporter = Endpoint(), own(*arguments)
@@ -454,7 +454,7 @@ def test_the_last_export_is_not_repeated_where_it_failed():
         endpoint._preferred_aggregation = exporter._preferred_aggregation
         return endpoint
 
-    otlp._exporter = make
+    otlp.exporter_of = make
     configure("service")
     BinaryMonitor("model").record(True, True)
     """
